@@ -1,0 +1,97 @@
+//! What the kernel says of a process and its sockets. Nothing here knows what the process does.
+//!
+//! A socket's memory is what the kernel charges it for: queued packets with their overhead, both
+//! ways, and what it holds in reserve. The socket structures themselves (slab, about 5 KB each)
+//! are not in it.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// The memory of a proxy's sockets, in bytes, on both legs.
+#[derive(Clone, Copy, Default)]
+pub struct Sockets {
+    /// Connections from devices.
+    pub device_count: usize,
+    /// What they hold.
+    pub device_bytes: u64,
+    /// Connections to the origin.
+    pub upstream_count: usize,
+    /// What they hold.
+    pub upstream_bytes: u64,
+}
+
+impl Sockets {
+    /// Both legs.
+    pub fn bytes(&self) -> u64 {
+        self.device_bytes + self.upstream_bytes
+    }
+
+    /// Both legs.
+    pub fn count(&self) -> usize {
+        self.device_count + self.upstream_count
+    }
+}
+
+/// A process's memory in bytes, shared pages divided by their users (proportional set size).
+pub fn pss(pid: u32) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.map(|number| number * 1024).ok_or_else(|| format!("{path} has no Pss"))
+}
+
+/// CPU time that a process took so far, all threads, in user space and in the kernel.
+pub fn cpu(pid: u32) -> Result<Duration, String> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    // The name may hold spaces and brackets, so count from its end: utime and stime are fields 14
+    // and 15 of the line, 12 and 13 after it.
+    let fields = text.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.sum::<Result<_, _>>().map_err(|error| format!("{path}: {error}"))?;
+    // SAFETY: sysconf takes a number and returns one.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+/// The sockets of the proxy that listens on `listen_port` and fetches from `origin_port`. Only its
+/// own ends: local port on the devices' leg, remote port on the other.
+pub fn sockets(listen_port: u16, origin_port: u16) -> Result<Sockets, String> {
+    let mut ss = Command::new("ss");
+    ss.args(["-t", "-n", "-m", "-H", "-O"])
+        .arg(format!("( sport = :{listen_port} or dport = :{origin_port} )"));
+    let output = ss
+        .output()
+        .map_err(|error| format!("cannot run ss ({error}): apt-get install iproute2"))?;
+    if !output.status.success() {
+        return Err(format!("ss: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let suffix = format!(":{listen_port}");
+    let mut sockets = Sockets::default();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let local = line.split_whitespace().nth(3).unwrap_or_default();
+        let bytes = charged(line).ok_or_else(|| format!("ss said {line:?}"))?;
+        if local.ends_with(&suffix) {
+            sockets.device_count += 1;
+            sockets.device_bytes += bytes;
+        } else {
+            sockets.upstream_count += 1;
+            sockets.upstream_bytes += bytes;
+        }
+    }
+    Ok(sockets)
+}
+
+/// What `skmem:(r…,rb…,t…,tb…,f…,w…,o…,bl…,d…)` charges: received and queued to send, reserved
+/// ahead, options, backlog. `t` is part of `w`; rb and tb are limits.
+fn charged(line: &str) -> Option<u64> {
+    let fields = line.split_once("skmem:(")?.1.split_once(')')?.0;
+    let value = |field: &str| {
+        let digits = field.trim_start_matches(|letter: char| letter.is_ascii_lowercase());
+        matches!(&field[..field.len() - digits.len()], "r" | "f" | "w" | "o" | "bl")
+            .then(|| digits.parse::<u64>().ok())
+    };
+    fields.split(',').filter_map(value).sum()
+}

@@ -1,0 +1,299 @@
+//! The command line: `run`, `check`, `demo`, `url`, `health`. Exit codes are those of sysexits.h.
+
+use std::future::pending;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use log::{error, info, warn};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, ConfigErrors, Sources};
+use crate::logging;
+use crate::s3::presigned::PresignedUrl;
+use crate::server::{Server, Stop};
+
+const EX_USAGE: u8 = 64;
+const EX_DATAERR: u8 = 65;
+const EX_UNAVAILABLE: u8 = 69;
+const EX_OSERR: u8 = 71;
+const EX_CONFIG: u8 = 78;
+
+/// How long `dripline health` waits for an answer; an orchestrator's own limit is often 5 s.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long cut drips get to write their last log line.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves S3 objects to small devices as small TLS records on an exact schedule.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground, logging to stderr
+    Run(ConfigArgs),
+    /// Report every error and warning of a configuration; exit 0 only if it would run
+    Check(ConfigArgs),
+    /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
+    #[cfg(feature = "demo")]
+    Demo,
+    /// Print the /file/ URL for a presigned S3 URL, or the setting that it needs
+    Url {
+        /// The presigned URL, in quotes
+        presigned: String,
+        /// Where devices reach this dripline
+        #[arg(long, default_value = "https://localhost:8443", value_name = "URL")]
+        base: String,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Ask the local daemon whether it is ready; for a container's HEALTHCHECK
+    Health(ConfigArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Args)]
+struct ConfigArgs {
+    /// The YAML file; without it the environment alone configures
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A file of NAME=value lines; the real environment goes before it
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(self) -> Result<Config, ConfigErrors> {
+        // A variable that is not UTF-8 is none of ours.
+        let env = std::env::vars_os();
+        let env = env.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let sources = Sources { file: self.config, env_file: self.env_file, env: env.collect() };
+        Config::load(&sources)
+    }
+}
+
+/// Parses the arguments and does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { EX_USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Run(args) => with_config(args, run),
+        Command::Check(args) => check(args),
+        #[cfg(feature = "demo")]
+        Command::Demo => crate::demo::main(),
+        Command::Url { presigned, base, config } => url(&presigned, &base, config),
+        Command::Health(args) => with_config(args, |config| health(&config)),
+    }
+}
+
+fn with_config(args: ConfigArgs, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match args.load() {
+        Ok(config) => command(config),
+        Err(errors) => {
+            eprintln!("{errors}");
+            EX_CONFIG.into()
+        }
+    }
+}
+
+fn check(args: ConfigArgs) -> ExitCode {
+    with_config(args, |config| {
+        for warning in &config.warnings {
+            println!("warning: {warning}");
+        }
+        println!("ok");
+        ExitCode::SUCCESS
+    })
+}
+
+fn run(config: Config) -> ExitCode {
+    logging::init(config.log);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    // Every drip is two sockets; the default soft limit of 1,024 is for programs that use select.
+    if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!("cannot raise the limit of open files: {e}");
+    }
+    match runtime(config.server.threads) {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(&config));
+            runtime.shutdown_timeout(LAST_WORDS);
+            code
+        }
+        Err(e) => {
+            error!("cannot start threads: {e}");
+            EX_OSERR.into()
+        }
+    }
+}
+
+/// A runtime with that many worker threads, 0 for one per core.
+pub(crate) fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().thread_name("dripline").build()
+}
+
+async fn serve(config: &Config) -> ExitCode {
+    let signals = Signals::new();
+    let server = Server::bind(config);
+    let (mut signals, server) = match (signals, server) {
+        (Ok(signals), Ok(server)) => (signals, server),
+        (Err(e), _) => {
+            error!("cannot watch signals: {e}");
+            return EX_OSERR.into();
+        }
+        (_, Err(e)) => {
+            error!("{e}");
+            return EX_UNAVAILABLE.into();
+        }
+    };
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let served = server.run(async { stopped.await.unwrap_or(Stop::Now) });
+    let impatience = async {
+        let _ = stop.send(signals.next().await);
+        let _ = signals.next().await;
+        warn!("a second signal: not waiting any longer");
+    };
+    tokio::select! {
+        served = served => match served {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(e) => {
+                error!("cannot serve: {e}");
+                EX_OSERR.into()
+            }
+        },
+        () = impatience => ExitCode::SUCCESS,
+    }
+}
+
+/// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once.
+pub(crate) struct Signals {
+    terminate: Signal,
+    quit: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Stop {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Stop::Drain,
+                _ = self.quit.recv() => return Stop::Drain,
+                _ = self.interrupt.recv() => return Stop::Now,
+                // Without a handler it would end the process.
+                _ = self.hangup.recv() => info!("SIGHUP: nothing is reloaded in this version"),
+                () = pending() => {}
+            }
+        }
+    }
+}
+
+fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
+    let url = match PresignedUrl::parse(presigned) {
+        Ok(url) => url,
+        Err(e) => {
+            eprintln!("{e}");
+            return EX_DATAERR.into();
+        }
+    };
+    match args.load() {
+        Err(errors) => {
+            println!("not configured yet; this URL needs:");
+            for (key, value) in url.settings() {
+                println!("  {key}: {value}");
+            }
+            eprintln!("{errors}");
+            EX_CONFIG.into()
+        }
+        Ok(config) => match url.check(&config.s3.endpoint) {
+            Ok(path) => {
+                println!("{}{path}", base.trim_end_matches('/'));
+                ExitCode::SUCCESS
+            }
+            Err(mismatch) => {
+                eprintln!("{mismatch}");
+                EX_DATAERR.into()
+            }
+        },
+    }
+}
+
+fn health(config: &Config) -> ExitCode {
+    let Some(addr) = config.admin.or(config.health) else {
+        eprintln!("neither admin.addr nor health.addr is configured: there is nobody to ask");
+        return EX_CONFIG.into();
+    };
+    match ask_ready(addr) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => {
+            println!("ready");
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => {
+            let line = answer.lines().next_back().unwrap_or_default();
+            eprintln!("not ready: {line}");
+            EX_UNAVAILABLE.into()
+        }
+        Err(e) => {
+            eprintln!("no answer from {addr}: {e}");
+            EX_UNAVAILABLE.into()
+        }
+    }
+}
+
+fn ask_ready(mut addr: SocketAddr) -> std::io::Result<String> {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let mut stream = TcpStream::connect_timeout(&addr, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

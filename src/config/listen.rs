@@ -1,0 +1,314 @@
+//! Listeners: addresses, what each proves itself with, and that no two want one address.
+//!
+//! Invariant: a [`Listener`] with TLS has a certificate and the key that fits it.
+
+use std::fmt;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::env::{CERT_PEM, Environment, KEY_PEM};
+use super::error::Where;
+use super::read::{Field, Reader, Section};
+use crate::tls::identity::{Identity, IdentityError};
+
+/// Where a TLS listener is without any configuration.
+const DEFAULT_TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443);
+/// Where a plain HTTP listener is without any configuration.
+const DEFAULT_PLAIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
+
+/// A device listener.
+#[derive(Clone)]
+pub struct Listener {
+    /// IP address and port; port 0 lets the system choose.
+    pub addr: SocketAddr,
+    /// What it proves itself with; without it, plain HTTP.
+    pub tls: Option<Arc<Identity>>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = self.tls.as_ref().map(|_| "MASKED");
+        f.debug_struct("Listener")
+            .field("addr", &self.addr)
+            .field("tls", &tls)
+            .finish()
+    }
+}
+
+/// Reads `listen`, or makes the two listeners that are there without it.
+pub(super) fn listeners(
+    root: &mut Section<'_>,
+    env: &Environment,
+    claims: &mut Claims,
+) -> Vec<Listener> {
+    let mut shared = SharedIdentity {
+        env,
+        reader: root.reader,
+        made: None,
+    };
+    let listeners = match root.take("listen") {
+        // What the unread source says about `listen` is not known.
+        None if root.reader.incomplete => Vec::new(),
+        None => default_listeners(&mut shared, claims),
+        Some(list) => {
+            let at = list.at.clone();
+            let Some(items) = list.items() else {
+                return Vec::new();
+            };
+            if items.is_empty() {
+                shared.reader.fail(
+                    &at,
+                    "nothing to listen on; write [{addr: \"0.0.0.0:8443\", tls: {}}] or remove the key",
+                );
+            }
+            items
+                .into_iter()
+                .filter_map(|item| listener(item, &mut shared, claims))
+                .collect()
+        }
+    };
+    if shared.made.is_none() && env.value(KEY_PEM).is_some() {
+        let unused = format!("{CERT_PEM} and {KEY_PEM} are not used: no listener has `tls: {{}}`");
+        root.reader.warn(unused);
+    }
+    listeners
+}
+
+/// What listens if nothing says otherwise, each with a warning where a device might not like it.
+fn default_listeners(shared: &mut SharedIdentity<'_>, claims: &mut Claims) -> Vec<Listener> {
+    claims.default("listen[0].addr", DEFAULT_TLS);
+    claims.default("listen[1].addr", DEFAULT_PLAIN);
+    let tls = shared.identity("listen[0].tls", DEFAULT_TLS);
+    shared.reader.warn(format!(
+        "listen[1]: {DEFAULT_PLAIN} serves plain HTTP, because `listen` is not set; \
+         presigned URLs can be read on the way"
+    ));
+    let tls = tls.map(|tls| Listener {
+        addr: DEFAULT_TLS,
+        tls: Some(tls),
+    });
+    tls.into_iter()
+        .chain([Listener {
+            addr: DEFAULT_PLAIN,
+            tls: None,
+        }])
+        .collect()
+}
+
+/// Reads one entry of `listen`. None if anything in it is wrong, which is reported.
+fn listener(
+    item: Field<'_>,
+    shared: &mut SharedIdentity<'_>,
+    claims: &mut Claims,
+) -> Option<Listener> {
+    let mut section = item.section();
+    let addr = match section.take("addr") {
+        Some(field) => field
+            .address()
+            .inspect(|addr| claims.claim(shared.reader, &field.at, *addr, "")),
+        None => {
+            section.missing(
+                "addr",
+                "missing; write an IP address and a port, such as 0.0.0.0:8443",
+            );
+            None
+        }
+    };
+    let tls = match section.take_any("tls") {
+        None => Some(None),
+        // Taken for plain HTTP, an emptied `tls:` would drop the encryption without a word.
+        Some(field) if field.is_null() => {
+            field.fail("has no value; write {} for a certificate from the environment or a self-signed one, \
+                 or remove the key for plain HTTP");
+            None
+        }
+        Some(field) => identity(field, addr, shared).map(Some),
+    };
+    section.finish(&["proxy_protocol"]);
+    Some(Listener {
+        addr: addr?,
+        tls: tls?,
+    })
+}
+
+/// Reads `tls`. None if anything in it is wrong, which is reported.
+fn identity(
+    field: Field<'_>,
+    addr: Option<SocketAddr>,
+    shared: &mut SharedIdentity<'_>,
+) -> Option<Arc<Identity>> {
+    let at = field.at.clone();
+    let is_map = field.is_map();
+    let mut section = field.section();
+    let (cert, key) = (section.take("cert"), section.take("key"));
+    let identity = match (&cert, &key) {
+        (None, None) if is_map => shared.identity(&at, addr.unwrap_or(DEFAULT_TLS)),
+        (None, None) => None,
+        (Some(cert), Some(key)) => from_files(cert, key),
+        (Some(_), None) => {
+            section.missing(
+                "key",
+                "missing; write the path of the PEM file with the certificate's key",
+            );
+            None
+        }
+        (None, Some(_)) => {
+            section.missing(
+                "cert",
+                "missing; write the path of the PEM file with the key's certificate",
+            );
+            None
+        }
+    };
+    section.finish(&["certificates"]);
+    identity
+}
+
+/// Reads a certificate chain and its key.
+fn from_files(cert: &Field<'_>, key: &Field<'_>) -> Option<Arc<Identity>> {
+    let (cert_path, key_path) = (
+        cert.text().map(PathBuf::from),
+        key.text().map(PathBuf::from),
+    );
+    let (cert_path, key_path) = (cert_path?, key_path?);
+    match Identity::from_files(&cert_path, &key_path) {
+        Ok(identity) => Some(Arc::new(identity)),
+        Err(error) => {
+            let in_key = is_about_key(&error);
+            (if in_key { key } else { cert }).fail(error.to_string());
+            // The certificate comes first; a key that is missing as well is reported with it.
+            if !in_key && let Err(source) = File::open(&key_path) {
+                key.fail(
+                    IdentityError::KeyFile {
+                        path: key_path,
+                        source,
+                    }
+                    .to_string(),
+                );
+            }
+            None
+        }
+    }
+}
+
+fn is_about_key(error: &IdentityError) -> bool {
+    match error {
+        IdentityError::CertFile { .. } | IdentityError::Cert(_) => false,
+        IdentityError::KeyFile { .. } | IdentityError::Key(_) | IdentityError::Mismatch => true,
+    }
+}
+
+/// The one identity of all listeners that name no files: PEM text from the environment, else
+/// self-signed. It is made when the first of them asks.
+struct SharedIdentity<'a> {
+    env: &'a Environment,
+    reader: &'a Reader,
+    made: Option<Option<Arc<Identity>>>,
+}
+
+impl SharedIdentity<'_> {
+    /// The identity for the listener whose `tls` is `at`. None if it cannot be, which is reported
+    /// once.
+    fn identity(&mut self, at: &str, addr: SocketAddr) -> Option<Arc<Identity>> {
+        if self
+            .env
+            .value(CERT_PEM)
+            .or(self.env.value(KEY_PEM))
+            .is_none()
+        {
+            self.reader.warn(format!(
+                "{at}: {addr} serves a self-signed certificate made at start, which no device trusts; \
+                 name cert and key, or set {CERT_PEM} and {KEY_PEM}"
+            ));
+        }
+        if self.made.is_none() {
+            self.made = Some(self.make(at).map(Arc::new));
+        }
+        self.made.clone().flatten()
+    }
+
+    fn make(&self, at: &str) -> Option<Identity> {
+        let (cert_at, key_at) = (format!("{at}.cert"), format!("{at}.key"));
+        let (cert, key) = match (self.env.value(CERT_PEM), self.env.value(KEY_PEM)) {
+            (Some(cert), Some(key)) => (lines(cert), lines(key)),
+            (Some(_), None) => {
+                self.reader.missing(
+                    &key_at,
+                    format!("missing; {CERT_PEM} is set, so set {KEY_PEM} too"),
+                );
+                return None;
+            }
+            (None, Some(_)) => {
+                self.reader.missing(
+                    &cert_at,
+                    format!("missing; {KEY_PEM} is set, so set {CERT_PEM} too"),
+                );
+                return None;
+            }
+            (None, None) => {
+                let made = Identity::self_signed(&["localhost"]);
+                let report = |error| {
+                    self.reader
+                        .fail(at, format!("cannot make a certificate: {error}"))
+                };
+                return made.map_err(report).ok();
+            }
+        };
+        let report = |error: IdentityError| {
+            let (at, name) = if is_about_key(&error) {
+                (key_at, KEY_PEM)
+            } else {
+                (cert_at, CERT_PEM)
+            };
+            self.reader
+                .fail_from(&at, Where::Variable(name.to_owned()), error.to_string());
+        };
+        Identity::from_pem(cert.as_bytes(), key.as_bytes())
+            .map_err(report)
+            .ok()
+    }
+}
+
+/// PEM text with its lines apart. A container's env file holds one line for each variable, so
+/// people write `\n` there.
+fn lines(pem: &str) -> String {
+    if pem.trim().contains('\n') {
+        pem.to_owned()
+    } else {
+        pem.replace("\\n", "\n")
+    }
+}
+
+/// The addresses that are spoken for, and by whom.
+#[derive(Default)]
+pub(super) struct Claims(Vec<(String, SocketAddr)>);
+
+impl Claims {
+    /// Takes `addr` for a listener that nobody configured. Those of this kind come first and are
+    /// known not to collide.
+    fn default(&mut self, at: &str, addr: SocketAddr) {
+        self.0.push((format!("{at} ({addr}, the default)"), addr));
+    }
+
+    /// Takes `addr` for `at`, or reports who has it already; `otherwise` says what else to do.
+    pub(super) fn claim(&mut self, reader: &Reader, at: &str, addr: SocketAddr, otherwise: &str) {
+        if let Some((other, _)) = self.0.iter().find(|(_, taken)| collide(*taken, addr)) {
+            reader.fail(
+                at,
+                format!("{addr} is taken by {other}; choose another port{otherwise}"),
+            );
+        }
+        self.0.push((format!("{at} ({addr})"), addr));
+    }
+}
+
+/// Whether two sockets cannot both be bound. A wildcard takes its port on every address; the IPv6
+/// one on the IPv4 addresses too, since Linux binds it for both.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let covers =
+        |wide: IpAddr, ip: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || ip.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
+}

@@ -1,0 +1,226 @@
+//! The configuration: one YAML file and the environment become a [`Config`] that can run, or every
+//! error at once, each with its key path and what would be right.
+//!
+//! Invariant: a [`Config`] is valid by construction. Its certificates are read and fit their keys,
+//! its numbers are in range, no two listeners want one address. Nothing later checks them again.
+//!
+//! What the user wrote stays a YAML tree (`env` lays the environment over it, `read` walks it);
+//! what it means is in `sections` and `listen`. Domains own their settings' types and import
+//! nothing from here. This room opens files but no socket, and reads no process-wide state.
+
+mod env;
+mod error;
+mod listen;
+mod read;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_yaml::{Mapping, Value};
+
+pub use error::{ConfigError, ConfigErrors, Where};
+pub use listen::Listener;
+
+use crate::drip;
+use crate::s3::endpoint::Endpoint;
+use crate::units::ByteSize;
+use env::Environment;
+use read::Reader;
+
+/// Everything that `dripline run` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Device listeners; at least one.
+    pub listen: Vec<Listener>,
+    /// Where objects come from.
+    pub s3: S3,
+    /// How responses drip.
+    pub drip: drip::Settings,
+    /// The connections to S3.
+    pub upstream: Upstream,
+    /// Metrics and readiness, always on loopback; None if switched off.
+    pub admin: Option<SocketAddr>,
+    /// Liveness and readiness alone, for an orchestrator; None if not wanted.
+    pub health: Option<SocketAddr>,
+    /// How log lines are written.
+    pub log: LogFormat,
+    /// The process.
+    pub server: Server,
+    /// What runs but should be known, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Where objects come from.
+#[derive(Debug, Clone)]
+pub struct S3 {
+    /// The bucket, and the host that serves it.
+    pub endpoint: Endpoint,
+    /// PEM certificates to trust for that host instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether a client's Authorization header is forwarded.
+    pub authorization: bool,
+}
+
+/// The connections to S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upstream {
+    /// For TCP and TLS together; 1 ms to 24 h.
+    pub connect_timeout: Duration,
+    /// From the request sent to the response head; 1 ms to 24 h.
+    pub response_timeout: Duration,
+    /// How long an idle connection is kept for reuse; 1 ms to 24 h.
+    pub idle_timeout: Duration,
+    /// The socket's receive buffer; 4 KiB to 16 MiB.
+    pub recv_buffer: ByteSize,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(20),
+            // S3 closes an idle connection after about 5 s; be first, or a request meets the close.
+            idle_timeout: Duration::from_secs(4),
+            recv_buffer: ByteSize::new(16 << 10),
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `key=value`.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownLogFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownLogFormat(text.to_owned())),
+        }
+    }
+}
+
+/// Not a way to write log lines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a log format: write text or json")]
+pub struct UnknownLogFormat(String);
+
+/// The process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// Worker threads, at most 1,024; 0 is one per core.
+    pub threads: usize,
+    /// How long running drips may go on after SIGTERM; at most 30 days.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            drain_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What a configuration is made from.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The YAML file, if there is one.
+    pub file: Option<PathBuf>,
+    /// A file of `NAME=value` lines. The environment goes before it.
+    pub env_file: Option<PathBuf>,
+    /// The environment; nothing else of it is ever read.
+    pub env: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("env_file", &self.env_file)
+            .field("env", &"MASKED")
+            .finish()
+    }
+}
+
+impl Config {
+    /// Reads the sources. TLS material and the CA file are opened and checked as well.
+    ///
+    /// # Errors
+    ///
+    /// Every error of all sources. If one of them cannot be read, what would be missing without it
+    /// is not counted.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::default();
+        let mut tree = sources
+            .file
+            .as_deref()
+            .map(|path| file(path, &mut reader))
+            .unwrap_or_default();
+        let env = Environment::gather(sources, &mut reader);
+        env.overlay(&mut tree, &mut reader);
+        let config = sections::config(reader.root(tree), &env);
+        let warnings = reader.finish()?;
+        Ok(Self {
+            warnings,
+            ..config.expect("whatever leaves no configuration is reported")
+        })
+    }
+}
+
+/// The file's tree; an empty one if the file is empty or wrong, which is reported.
+fn file(path: &Path, reader: &mut Reader) -> Mapping {
+    let name = path.display().to_string();
+    let (at, message) = match read_text(path) {
+        Err(error) => (name, error),
+        Ok(text) => match serde_yaml::from_str(&text) {
+            Ok(Value::Mapping(map)) => return map,
+            Ok(Value::Null) => return Mapping::new(),
+            Ok(other) => (
+                name,
+                format!(
+                    "must be a map of keys, such as `drip: {{wait: 500ms}}`, not {}",
+                    read::kind(&other)
+                ),
+            ),
+            Err(error) => {
+                let place = error
+                    .location()
+                    .map(|l| format!("line {} column {}", l.line(), l.column()));
+                let mut message = error.to_string();
+                if let Some(place) = &place {
+                    message = message.replacen(&format!(" at {place}"), "", 1);
+                }
+                match place {
+                    Some(place) => (place, format!("{name} is not valid YAML: {message}")),
+                    None => (name, format!("not valid YAML: {message}")),
+                }
+            }
+        },
+    };
+    reader.incomplete = true;
+    reader.fail_from(&at, Where::File, message);
+    Mapping::new()
+}
+
+/// A file's text, or why it cannot be read.
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())
+}

@@ -1,0 +1,442 @@
+//! Reads a tree of YAML key by key, and keeps every error instead of stopping at the first.
+//!
+//! A [`Section`] hands out the keys that it is asked for; [`Section::finish`] reports what is left
+//! over. A value that is wrong is reported where it stands and replaced by its default, so that
+//! reading goes on: the result counts only if no error was kept.
+//!
+//! This file knows the types of values but no key's name.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_yaml::{Mapping, Value};
+
+use super::error::{ConfigError, ConfigErrors, Where};
+use crate::units::{ByteSize, Wait};
+
+/// Collects errors and warnings, and knows which variable a value came from.
+#[derive(Default)]
+pub(super) struct Reader {
+    errors: RefCell<Vec<ConfigError>>,
+    warnings: RefCell<Vec<String>>,
+    /// Key path → the environment variable that set it.
+    origins: BTreeMap<String, String>,
+    /// Set when a source could not be read in full: what is missing may be in the lost part.
+    pub(super) incomplete: bool,
+    /// Every key path that was asked for, list indices left out.
+    #[cfg(test)]
+    known: RefCell<std::collections::BTreeSet<String>>,
+}
+
+impl Reader {
+    /// Keeps an error at the key path `at`, with the variable that `at` came from.
+    pub(super) fn fail(&self, at: &str, message: impl Into<String>) {
+        self.fail_from(at, self.origin(at), message);
+    }
+
+    /// Keeps an error whose source is known to the caller.
+    pub(super) fn fail_from(&self, at: &str, source: Where, message: impl Into<String>) {
+        let error = ConfigError {
+            at: at.to_owned(),
+            source,
+            message: message.into(),
+        };
+        self.errors.borrow_mut().push(error);
+    }
+
+    /// Keeps an error about something that should be there, unless it may have been lost.
+    pub(super) fn missing(&self, at: &str, message: impl Into<String>) {
+        if !self.incomplete {
+            self.fail_from(at, Where::File, message);
+        }
+    }
+
+    /// How many errors there are so far.
+    pub(super) fn error_count(&self) -> usize {
+        self.errors.borrow().len()
+    }
+
+    /// Keeps a warning.
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// Remembers that `variable` set the value at `at`.
+    pub(super) fn set_origin(&mut self, at: String, variable: &str) {
+        self.origins.insert(at, variable.to_owned());
+    }
+
+    /// The variable that set `at`, something around it or, failing that, something in it.
+    pub(super) fn origin(&self, at: &str) -> Where {
+        let mut path = at;
+        loop {
+            if let Some(name) = self.origins.get(path) {
+                return Where::Variable(name.clone());
+            }
+            match path.rfind(['.', '[']) {
+                Some(end) => path = &path[..end],
+                None => break,
+            }
+        }
+        let inside = format!("{at}.");
+        match self.origins.range(inside.clone()..).next() {
+            Some((path, name)) if path.starts_with(&inside) => Where::Variable(name.clone()),
+            _ => Where::File,
+        }
+    }
+
+    /// The top of a tree.
+    pub(super) fn root(&self, map: Mapping) -> Section<'_> {
+        Section {
+            reader: self,
+            at: String::new(),
+            map,
+            known: Vec::new(),
+            broken: false,
+        }
+    }
+
+    /// The warnings if there was no error, else the errors.
+    pub(super) fn finish(self) -> Result<Vec<String>, ConfigErrors> {
+        match self.errors.into_inner() {
+            errors if errors.is_empty() => Ok(self.warnings.into_inner()),
+            errors => Err(ConfigErrors(errors)),
+        }
+    }
+
+    /// Every key path that was asked for so far, list indices left out: `listen[].addr`.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> std::collections::BTreeSet<String> {
+        self.known.borrow().clone()
+    }
+
+    #[cfg(test)]
+    fn note_known(&self, at: &str) {
+        let mut path = String::new();
+        let mut inside = false;
+        for c in at.chars() {
+            inside = (inside || c == '[') && c != ']';
+            if !inside || c == '[' {
+                path.push(c);
+            }
+        }
+        self.known.borrow_mut().insert(path);
+    }
+}
+
+/// A map of keys.
+#[must_use = "call finish(), which reports unknown keys"]
+pub(super) struct Section<'r> {
+    pub(super) reader: &'r Reader,
+    at: String,
+    map: Mapping,
+    known: Vec<&'static str>,
+    /// The value was no map; that is reported, and nothing in it counts as missing.
+    broken: bool,
+}
+
+impl<'r> Section<'r> {
+    /// The path of `key` in this section.
+    pub(super) fn path(&self, key: &str) -> String {
+        if self.at.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.at)
+        }
+    }
+
+    /// Takes `key` out, if it is there at all; its value may be null.
+    pub(super) fn take_any(&mut self, key: &'static str) -> Option<Field<'r>> {
+        let at = self.path(key);
+        #[cfg(test)]
+        self.reader.note_known(&at);
+        self.known.push(key);
+        let value = self.map.shift_remove(key)?;
+        Some(Field {
+            reader: self.reader,
+            at,
+            value,
+        })
+    }
+
+    /// Takes `key` out, if it has a value. A null (`key:` with nothing behind it) is none.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'r>> {
+        self.take_any(key).filter(|field| !field.value.is_null())
+    }
+
+    /// Takes `key` out as a section, empty if it is absent.
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'r> {
+        match self.take(key) {
+            Some(field) => field.section(),
+            None => Section {
+                at: self.path(key),
+                ..self.reader.root(Mapping::new())
+            },
+        }
+    }
+
+    /// Takes `key` out as a size of `range` bytes.
+    pub(super) fn size(
+        &mut self,
+        key: &'static str,
+        default: ByteSize,
+        range: RangeInclusive<ByteSize>,
+    ) -> ByteSize {
+        self.ranged(key, default, range)
+    }
+
+    /// Takes `key` out as a time within `range`.
+    pub(super) fn time(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let range = Wait::new(*range.start())..=Wait::new(*range.end());
+        self.ranged(key, Wait::new(default), range).duration()
+    }
+
+    /// Takes `key` out as a quantity within `range`.
+    fn ranged<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T
+    where
+        T: FromStr<Err: Display> + PartialOrd + Display,
+    {
+        let Some(field) = self.take(key) else {
+            return default;
+        };
+        let Some(value) = field.parse::<T>() else {
+            return default;
+        };
+        if !range.contains(&value) {
+            let (least, most) = (range.start(), range.end());
+            field.fail(format!("{value} is out of range; write {least} to {most}"));
+            return default;
+        }
+        value
+    }
+
+    /// Takes `key` out as true or false.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let Some(field) = self.take(key) else {
+            return default;
+        };
+        let Some(text) = field.scalar() else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|_| {
+            field.fail(format!(
+                "`{}` is not a switch; write true or false",
+                shown(&text)
+            ));
+            default
+        })
+    }
+
+    /// Keeps an error for a key that is missing, unless this whole section is already reported.
+    pub(super) fn missing(&self, key: &str, message: impl Into<String>) {
+        if !self.broken {
+            self.reader.missing(&self.path(key), message);
+        }
+    }
+
+    /// Reports every key that was not taken: `unavailable` ones as such, others as unknown.
+    pub(super) fn finish(self, unavailable: &[&'static str]) {
+        for (key, _) in &self.map {
+            let name = match key {
+                Value::String(name) => name.clone(),
+                Value::Number(number) => number.to_string(),
+                Value::Bool(flag) => flag.to_string(),
+                _ => "?".to_owned(),
+            };
+            let at = self.path(&name.escape_debug().to_string());
+            if unavailable.contains(&name.as_str()) {
+                self.reader
+                    .fail(&at, "not available in this version of dripline; remove it");
+                continue;
+            }
+            let candidates = self.known.iter().chain(unavailable);
+            let message = match nearest(&name, candidates) {
+                Some(near) => format!("unknown key; did you mean {}?", self.path(near)),
+                None => "unknown key; remove it".to_owned(),
+            };
+            self.reader.fail(&at, message);
+        }
+    }
+}
+
+/// The candidate that `name` is probably a slip of: at most two edits away, and less than half of
+/// it changed.
+fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a &'static str>,
+) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(&name, candidate), *candidate))
+        .filter(|(edits, candidate)| *edits <= 2 && edits * 2 < candidate.len())
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// A value and where it stands.
+pub(super) struct Field<'r> {
+    reader: &'r Reader,
+    pub(super) at: String,
+    value: Value,
+}
+
+impl<'r> Field<'r> {
+    /// Keeps an error about this value.
+    pub(super) fn fail(&self, message: impl Into<String>) {
+        self.reader.fail(&self.at, message);
+    }
+
+    /// Whether the value is `key:` with nothing behind it.
+    pub(super) fn is_null(&self) -> bool {
+        self.value.is_null()
+    }
+
+    /// Whether the value is a map.
+    pub(super) fn is_map(&self) -> bool {
+        self.value.is_mapping()
+    }
+
+    /// Whether the value switches its key off: `off`, or false.
+    pub(super) fn is_off(&self) -> bool {
+        is_off(&self.value)
+    }
+
+    /// The value as the text that was written, if it is a single value.
+    pub(super) fn scalar(&self) -> Option<String> {
+        let text = match &self.value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            other => {
+                self.fail(format!("must be a single value, not {}", kind(other)));
+                return None;
+            }
+        };
+        // Whatever the key, a message about this value must not quote somebody's private key.
+        if is_pem(&text) {
+            self.fail("holds PEM text (MASKED); write the path of a file that holds it");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// The value as text. A number is refused: YAML may have changed it (`0x10` reads as 16).
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.value {
+            Value::Number(_) | Value::Bool(_) => {
+                let value = self.scalar()?;
+                self.fail(format!(
+                    "must be text, not {}; write \"{value}\"",
+                    kind(&self.value)
+                ));
+                None
+            }
+            _ => self.scalar(),
+        }
+    }
+
+    /// The value parsed as a `T`, whose error becomes the message.
+    pub(super) fn parse<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        self.converted(self.scalar()?)
+    }
+
+    /// The value, which must be text, parsed as a `T`.
+    pub(super) fn parse_text<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        self.converted(self.text()?)
+    }
+
+    fn converted<T: FromStr<Err: Display>>(&self, text: String) -> Option<T> {
+        text.parse()
+            .map_err(|error: T::Err| self.fail(error.to_string()))
+            .ok()
+    }
+
+    /// The value as an IP address and a port.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let text = self.scalar()?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            let text = shown(&text);
+            self.fail(format!(
+                "`{text}` is not an IP address and a port; write one such as 127.0.0.1:8080 or [::1]:8080"
+            ));
+        }
+        address
+    }
+
+    /// The value as a list, each element with its own path.
+    pub(super) fn items(self) -> Option<Vec<Field<'r>>> {
+        let Value::Sequence(items) = self.value else {
+            self.fail(format!("must be a list, not {}", kind(&self.value)));
+            return None;
+        };
+        let field = |(index, value)| Field {
+            reader: self.reader,
+            at: format!("{}[{index}]", self.at),
+            value,
+        };
+        Some(items.into_iter().enumerate().map(field).collect())
+    }
+
+    /// The value as a section; if it is no map, an empty one.
+    pub(super) fn section(self) -> Section<'r> {
+        let (map, broken) = match self.value {
+            Value::Mapping(map) => (map, false),
+            ref other => {
+                self.fail(format!("must be a map of keys, not {}", kind(other)));
+                (Mapping::new(), true)
+            }
+        };
+        Section {
+            reader: self.reader,
+            at: self.at,
+            map,
+            known: Vec::new(),
+            broken,
+        }
+    }
+}
+
+/// Whether a value in the place of a map switches the whole of it off.
+pub(super) fn is_off(value: &Value) -> bool {
+    matches!(value, Value::Bool(false))
+        || value
+            .as_str()
+            .is_some_and(|text| text == "off" || text == "false")
+}
+
+/// What a value is, in a user's words.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Sequence(_) => "a list",
+        Value::Mapping(_) => "a map",
+        Value::Tagged(_) => "a tagged value",
+    }
+}
+
+/// A value as it may be quoted: on one line, and never PEM text.
+pub(super) fn shown(text: &str) -> String {
+    if is_pem(text) {
+        "MASKED".to_owned()
+    } else {
+        text.escape_debug().to_string()
+    }
+}
+
+fn is_pem(text: &str) -> bool {
+    text.contains("-----BEGIN")
+}

@@ -1,0 +1,262 @@
+//! Every key but `listen`: its type, its range, its default, and what it becomes.
+//!
+//! The keys of capabilities that this version does not have are named here too, so that they are
+//! refused as such and never silently accepted.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use openssl::x509::X509;
+
+use super::env::Environment;
+use super::listen::{Claims, listeners};
+use super::read::{Field, Section, shown};
+use super::{Config, LogFormat, S3, Server, Upstream};
+use crate::drip::{self, ChunkSize};
+use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
+use crate::s3::headers::HeaderPattern;
+use crate::units::ByteSize;
+
+/// Sections that later versions will have.
+const UNAVAILABLE: [&str; 6] = [
+    "profiles",
+    "spool",
+    "uploads",
+    "forward_proxy",
+    "shaping",
+    "limits",
+];
+/// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
+/// so even this is beyond use; more is a slip of the unit.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+/// The shortest and the longest timeout towards S3. Zero would fail every request.
+const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
+/// The longest time that a drain may take.
+const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The most worker threads; more than any machine has cores is a slip.
+const MAX_THREADS: usize = 1024;
+/// Where metrics and readiness are served without any configuration.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+
+/// Reads the whole tree. None, or a result of no worth, if the reader kept an error.
+pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config> {
+    let mut claims = Claims::default();
+    let listen = listeners(&mut root, env, &mut claims);
+    let s3 = s3(root.section("s3"));
+    let drip = drip(root.section("drip"));
+    let admin = admin(&mut root, &mut claims);
+    let health = health(&mut root, &mut claims);
+    let upstream = upstream(root.section("upstream"));
+    let log = log(root.section("log"));
+    let server = server(root.section("server"));
+    root.finish(&UNAVAILABLE);
+    Some(Config {
+        listen,
+        s3: s3?,
+        drip,
+        upstream,
+        admin,
+        health,
+        log,
+        server,
+        warnings: Vec::new(),
+    })
+}
+
+fn s3(mut section: Section<'_>) -> Option<S3> {
+    let reader = section.reader;
+    let bucket = section.take("bucket");
+    if bucket.is_none() {
+        section.missing(
+            "bucket",
+            "missing; write the bucket's name here or in S3_BUCKET",
+        );
+    }
+    let bucket = bucket.and_then(|field| field.parse_text::<BucketName>());
+    let errors = reader.error_count();
+    let region = section
+        .take("region")
+        .and_then(|field| field.parse_text::<Region>());
+    let host_field = section.take("host");
+    let host = host_field
+        .as_ref()
+        .and_then(Field::parse::<HostKind>)
+        .unwrap_or_default();
+    let addressing = section
+        .take("addressing")
+        .and_then(|field| field.parse::<Addressing>());
+    let addressing = addressing.unwrap_or_default();
+    let url_field = section.take("endpoint");
+    let url = url_field.as_ref().and_then(Field::text);
+    let parsed = reader.error_count() == errors;
+    if let (Some(host), Some(_)) = (&host_field, &url_field) {
+        host.fail("s3.endpoint names the host already; remove one of the two");
+    }
+
+    // Without a bucket or a region, another one shows whether the rest fits together.
+    let any_bucket = bucket.clone().or_else(|| "any-bucket".parse().ok());
+    let endpoint = any_bucket.filter(|_| parsed).and_then(|any_bucket| {
+        let build = |region: Option<&Region>| match &url {
+            Some(url) => Endpoint::custom(url, &any_bucket, addressing),
+            None => Endpoint::amazon(region, &any_bucket, host, addressing),
+        };
+        let mut endpoint = build(region.as_ref());
+        if let Err(EndpointError::RegionNeeded(_)) = endpoint {
+            section.missing(
+                "region",
+                "missing; write the bucket's region here or in AWS_REGION",
+            );
+            endpoint = build("us-east-1".parse().ok().as_ref());
+        }
+        endpoint
+            .map_err(|error| reader.fail(error.key(), error.to_string()))
+            .ok()
+    });
+    let ca = section.take("ca").and_then(|field| ca_file(&field));
+    let authorization = section.flag("authorization", false);
+    section.finish(&[]);
+    bucket.and(endpoint).map(|endpoint| S3 {
+        endpoint,
+        ca,
+        authorization,
+    })
+}
+
+/// The path of a readable file that holds at least one PEM certificate.
+fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(field.text()?);
+    let pem = fs::read(&path)
+        .map_err(|error| field.fail(format!("cannot read {}: {error}", path.display())))
+        .ok()?;
+    match X509::stack_from_pem(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Some(path),
+        _ => {
+            field.fail(format!("{} holds no PEM certificate", path.display()));
+            None
+        }
+    }
+}
+
+fn drip(mut section: Section<'_>) -> drip::Settings {
+    let chunk_size = section.take("chunk_size").and_then(|field| {
+        let size = field.parse::<ByteSize>()?;
+        ChunkSize::new(size.bytes())
+            .map_err(|error| field.fail(error.to_string()))
+            .ok()
+    });
+    let wait = section.time(
+        "wait",
+        Duration::from_millis(500),
+        Duration::ZERO..=MAX_WAIT,
+    );
+    let patterns = section
+        .take("response_headers")
+        .and_then(Field::items)
+        .unwrap_or_default();
+    let response_headers = patterns
+        .iter()
+        .filter_map(Field::parse_text::<HeaderPattern>)
+        .collect();
+    section.finish(&[]);
+    drip::Settings {
+        chunk_size: chunk_size.unwrap_or_default(),
+        wait,
+        response_headers,
+    }
+}
+
+fn admin(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    let field = root.take("admin");
+    if field.as_ref().is_some_and(Field::is_off) {
+        return None;
+    }
+    let at = root.path("admin.addr");
+    let (addr, section) = match field {
+        None => (Some(DEFAULT_ADMIN), None),
+        Some(field) => {
+            let mut section = field.section();
+            let addr = section
+                .take("addr")
+                .map_or(Some(DEFAULT_ADMIN), |field| field.address());
+            (addr, Some(section))
+        }
+    };
+    if let Some(addr) = addr {
+        if !addr.ip().to_canonical().is_loopback() {
+            let message = "is not a loopback address; elsewhere admin.token would be needed, which is not \
+                           available in this version of dripline; write 127.0.0.1:9100";
+            root.reader.fail(&at, format!("{addr} {message}"));
+        }
+        claims.claim(root.reader, &at, addr, ", or write `admin: off`");
+    }
+    if let Some(section) = section {
+        section.finish(&["token"]);
+    }
+    addr
+}
+
+fn health(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    let field = root.take("health").filter(|field| !field.is_off())?;
+    let mut section = field.section();
+    let addr = match section.take("addr") {
+        Some(field) => field
+            .address()
+            .inspect(|addr| claims.claim(root.reader, &field.at, *addr, "")),
+        None => {
+            section.missing(
+                "addr",
+                "missing; write an IP address and a port, such as 0.0.0.0:9101",
+            );
+            None
+        }
+    };
+    section.finish(&[]);
+    addr
+}
+
+fn upstream(mut section: Section<'_>) -> Upstream {
+    let default = Upstream::default();
+    let range = TIMEOUTS.0..=TIMEOUTS.1;
+    let buffers = ByteSize::new(4 << 10)..=ByteSize::new(16 << 20);
+    let upstream = Upstream {
+        connect_timeout: section.time("connect_timeout", default.connect_timeout, range.clone()),
+        response_timeout: section.time("response_timeout", default.response_timeout, range.clone()),
+        idle_timeout: section.time("idle_timeout", default.idle_timeout, range),
+        recv_buffer: section.size("recv_buffer", default.recv_buffer, buffers),
+    };
+    section.finish(&[]);
+    upstream
+}
+
+fn log(mut section: Section<'_>) -> LogFormat {
+    let format = section.take("format").and_then(|field| field.parse());
+    section.finish(&[]);
+    format.unwrap_or_default()
+}
+
+fn server(mut section: Section<'_>) -> Server {
+    let default = Server::default();
+    let threads = section.take("threads").and_then(|field| {
+        let text = field.scalar()?;
+        let threads = text.parse().ok().filter(|threads| *threads <= MAX_THREADS);
+        if threads.is_none() {
+            let text = shown(&text);
+            field.fail(format!(
+                "`{text}` is not a number of threads; write 0 (one per core) to {MAX_THREADS}"
+            ));
+        }
+        threads
+    });
+    let drain = section.time(
+        "drain_timeout",
+        default.drain_timeout,
+        Duration::ZERO..=MAX_DRAIN,
+    );
+    section.finish(&["upgrade_drain_timeout", "upgrade_sock"]);
+    Server {
+        threads: threads.unwrap_or(default.threads),
+        drain_timeout: drain,
+    }
+}

@@ -1,0 +1,160 @@
+//! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes.
+//!
+//! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
+//! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
+//!
+//! This room knows nothing of S3, of HTTP beyond where a response head ends, or of the
+//! configuration file.
+
+pub mod schedule;
+pub mod stream;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus::IntCounter;
+
+use crate::s3::headers::HeaderPattern;
+
+/// How a response drips, and which of S3's response headers the device gets to see.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Plaintext bytes in one TLS record.
+    pub chunk_size: ChunkSize,
+    /// Time between two body records. Zero: the record size is capped, the speed is not.
+    pub wait: Duration,
+    /// Response headers to relay beyond those that every device needs.
+    pub response_headers: Vec<HeaderPattern>,
+}
+
+/// Plaintext bytes in one body record: 64 to 16,384.
+///
+/// The ceiling is the largest fragment that TLS allows (RFC 8446 §5.1, RFC 5246 §6.2.1); the floor
+/// is the smallest limit that a client may ask for (RFC 8449 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkSize(u16);
+
+impl ChunkSize {
+    /// The smallest chunk, in bytes.
+    pub const MIN: u64 = 64;
+    /// The largest chunk, in bytes.
+    pub const MAX: u64 = 16_384;
+
+    /// A chunk of `bytes` plaintext bytes.
+    ///
+    /// # Errors
+    ///
+    /// If `bytes` is outside [`Self::MIN`]…[`Self::MAX`].
+    pub fn new(bytes: u64) -> Result<Self, ChunkSizeError> {
+        match u16::try_from(bytes) {
+            Ok(size) if (Self::MIN..=Self::MAX).contains(&bytes) => Ok(Self(size)),
+            _ => Err(ChunkSizeError(bytes)),
+        }
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl Default for ChunkSize {
+    fn default() -> Self {
+        Self(4096)
+    }
+}
+
+impl fmt::Display for ChunkSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A chunk size that no TLS record can have, or that no device asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} bytes is not a possible record size; write 64 to 16384")]
+pub struct ChunkSizeError(pub u64);
+
+/// What a client was sent of one response so far. Counted where the records are written, since
+/// Pingora's own counters stand still during one long write.
+#[derive(Debug)]
+pub struct Progress {
+    bytes: AtomicU64,
+    records: AtomicU64,
+    last_record: AtomicU64,
+    client_gone: AtomicBool,
+    all_bytes: IntCounter,
+    all_records: IntCounter,
+}
+
+impl Progress {
+    /// Nothing sent yet; `all_bytes` and `all_records` count for the whole server.
+    #[must_use]
+    pub fn new(all_bytes: IntCounter, all_records: IntCounter) -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            last_record: AtomicU64::new(0),
+            client_gone: AtomicBool::new(false),
+            all_bytes,
+            all_records,
+        }
+    }
+
+    /// Body bytes sent.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Body records sent; on a plain connection the pieces that would have been records.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the last body record.
+    #[must_use]
+    pub fn last_record(&self) -> u64 {
+        self.last_record.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client closed or reset the connection before the response was complete.
+    #[must_use]
+    pub fn client_gone(&self) -> bool {
+        self.client_gone.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.last_record.store(bytes, Ordering::Relaxed);
+        self.all_bytes.inc_by(bytes);
+        self.all_records.inc();
+    }
+
+    fn gone(&self) {
+        self.client_gone.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_those_of_a_record() {
+        assert_eq!(ChunkSize::new(64).map(ChunkSize::bytes), Ok(64));
+        assert_eq!(ChunkSize::new(16_384).map(ChunkSize::bytes), Ok(16_384));
+        for wrong in [0, 63, 16_385, 65_536 + 4096, u64::MAX] {
+            assert_eq!(ChunkSize::new(wrong), Err(ChunkSizeError(wrong)));
+        }
+        assert_eq!(
+            ChunkSizeError(0).to_string(),
+            "0 bytes is not a possible record size; write 64 to 16384"
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! When the next body record may leave: a grid of instants, one `wait` apart, that belongs to the
+//! connection and not to a response.
+//!
+//! Pure: time is a parameter (a [`Duration`] since any fixed instant, never going back), so tests
+//! run hours of it in microseconds. This file must not know of sockets, timers or TLS.
+//!
+//! Invariants, for `wait` > 0:
+//! - records leave on deadlines computed from earlier deadlines, never from when a timer happened
+//!   to fire, so lateness does not add up;
+//! - a record that is late by less than half a wait leaves the grid as it was; one that is later
+//!   skips whole grid points, so two records are never closer than half a wait;
+//! - the first record of a response waits for the grid of the response before it.
+
+use std::time::Duration;
+
+use super::ChunkSize;
+
+/// What a connection may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A record of this many body bytes may leave.
+    Send(usize),
+    /// Nothing may leave before this time.
+    WaitUntil(Duration),
+}
+
+/// The pace of one connection.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    chunk: ChunkSize,
+    wait: Duration,
+    /// None before the first body record of the connection.
+    grid: Option<Grid>,
+    /// The next record is the first of its response.
+    first: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    /// The grid point of the next record.
+    due: Duration,
+    /// When the last record left.
+    last: Duration,
+}
+
+impl Schedule {
+    /// A connection that has sent no body record yet.
+    #[must_use]
+    pub fn new(chunk: ChunkSize, wait: Duration) -> Self {
+        Self { chunk, wait, grid: None, first: true }
+    }
+
+    /// Begins a response, which may have its own record size and wait. The grid stays.
+    pub fn begin(&mut self, chunk: ChunkSize, wait: Duration) {
+        self.chunk = chunk;
+        self.wait = wait;
+        self.first = true;
+    }
+
+    /// Plaintext bytes of a full record.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.chunk.bytes()
+    }
+
+    /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
+    /// (`None`: the body's length is not known).
+    #[must_use]
+    pub fn next(&self, now: Duration, left: Option<u64>) -> Next {
+        let due = self.due(now);
+        if now < due {
+            return Next::WaitUntil(due);
+        }
+        let chunk = self.chunk.bytes();
+        Next::Send(left.map_or(chunk, |left| chunk.min(usize::try_from(left).unwrap_or(chunk))))
+    }
+
+    /// Notes that a record left at `now`.
+    pub fn sent(&mut self, now: Duration) {
+        let due = self.due(now);
+        let late = now.saturating_sub(due);
+        let due = due.saturating_add(self.wait.saturating_mul(steps(late, self.wait)));
+        self.grid = Some(Grid { due, last: now });
+        self.first = false;
+    }
+
+    /// The time of the next record: its grid point, or, for a response that begins after that has
+    /// passed, a grid of its own, no earlier than one wait after the last record (which may itself
+    /// have been late).
+    fn due(&self, now: Duration) -> Duration {
+        match self.grid {
+            None => now,
+            Some(_) if self.wait.is_zero() => now,
+            Some(grid) if self.first && now > grid.due => now.max(grid.last + self.wait),
+            Some(grid) => grid.due,
+        }
+    }
+}
+
+/// How many grid points to move on after a record that was `late`: one for less than half a wait,
+/// one more for each further wait.
+fn steps(late: Duration, wait: Duration) -> u32 {
+    if wait.is_zero() {
+        return 0;
+    }
+    // round(late / wait) + 1, halves upward. Durations are below 2^94 ns, so doubling them fits
+    // u128; the result saturates at 2^32 points, which at 1 ms each is 49 days of lateness.
+    let (late, wait) = (late.as_nanos(), wait.as_nanos());
+    u32::try_from((2 * late + wait) / (2 * wait) + 1).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const WAIT: Duration = Duration::from_millis(500);
+
+    fn schedule() -> Schedule {
+        Schedule::new(ChunkSize::default(), WAIT)
+    }
+
+    /// Runs a body of `total` bytes; `late(k)` is how late the k-th record leaves after the time
+    /// that the schedule asked for. Returns when each record left and how long it was.
+    fn drip(
+        schedule: &mut Schedule,
+        now: &mut Duration,
+        total: u64,
+        mut late: impl FnMut(usize) -> Duration,
+    ) -> Vec<(Duration, usize)> {
+        let mut records = Vec::new();
+        let mut left = total;
+        while left > 0 {
+            if let Next::WaitUntil(due) = schedule.next(*now, Some(left)) {
+                assert!(due > *now);
+                *now = due;
+            }
+            *now += late(records.len());
+            let Next::Send(length) = schedule.next(*now, Some(left)) else {
+                panic!("still waiting after the time it asked for");
+            };
+            schedule.sent(*now);
+            records.push((*now, length));
+            left -= length as u64;
+        }
+        records
+    }
+
+    #[test]
+    fn a_body_leaves_at_once_and_then_once_per_wait() {
+        let mut now = 7 * MS;
+        let total = (1 << 20) + 10;
+        let records = drip(&mut schedule(), &mut now, total, |_| Duration::ZERO);
+        assert_eq!(records.len(), 257);
+        for (k, (at, length)) in records.iter().enumerate() {
+            assert_eq!(*at, 7 * MS + WAIT * u32::try_from(k).unwrap());
+            assert_eq!(*length, if k == 256 { 10 } else { 4096 });
+        }
+    }
+
+    #[test]
+    fn a_small_delay_does_not_move_the_grid() {
+        let late = |k| if k % 2 == 1 { 249 * MS } else { Duration::ZERO };
+        let records = drip(&mut schedule(), &mut Duration::ZERO, 4096 * 1000, late);
+        assert_eq!(records[998].0, WAIT * 998);
+        assert_eq!(records[999].0, WAIT * 999 + 249 * MS);
+    }
+
+    #[test]
+    fn a_large_delay_skips_grid_points_and_never_bursts() {
+        for (late, next) in [(250, 1000), (600, 1000), (749, 1000), (750, 1500), (5000, 5500)] {
+            let stall = |k| if k == 1 { late * MS } else { Duration::ZERO };
+            let records = drip(&mut schedule(), &mut Duration::ZERO, 4096 * 4, stall);
+            assert_eq!(records[1].0, (500 + late) * MS);
+            assert_eq!(records[2].0, (500 + next) * MS, "late by {late} ms");
+            assert_eq!(records[3].0, (1000 + next) * MS);
+        }
+    }
+
+    #[test]
+    fn the_next_response_waits_for_the_grid_of_the_last() {
+        let mut schedule = schedule();
+        let mut now = Duration::ZERO;
+        let mut starts = Vec::new();
+        for _ in 0..5 {
+            schedule.begin(ChunkSize::default(), WAIT);
+            starts.push(drip(&mut schedule, &mut now, 4096, |_| 3 * MS)[0].0);
+            now += 20 * MS;
+        }
+        assert_eq!(starts, [3, 503, 1003, 1503, 2003].map(|ms| ms * MS));
+    }
+
+    #[test]
+    fn a_response_after_a_pause_starts_at_once_on_a_new_grid() {
+        let mut schedule = schedule();
+        let mut now = Duration::ZERO;
+        drip(&mut schedule, &mut now, 4096 * 2, |_| Duration::ZERO);
+        now = 1234 * MS;
+        schedule.begin(ChunkSize::default(), WAIT);
+        let records = drip(&mut schedule, &mut now, 4096 * 2, |_| Duration::ZERO);
+        assert_eq!(records[0].0, 1234 * MS);
+        assert_eq!(records[1].0, 1734 * MS);
+    }
+
+    #[test]
+    fn a_response_right_after_a_late_record_keeps_one_wait_of_distance() {
+        let mut schedule = schedule();
+        let mut now = Duration::ZERO;
+        drip(&mut schedule, &mut now, 4096 * 2, |k| if k == 1 { 200 * MS } else { Duration::ZERO });
+        now = 1100 * MS; // past the grid point at 1000, less than a wait after the record at 700
+        schedule.begin(ChunkSize::default(), WAIT);
+        assert_eq!(schedule.next(now, None), Next::WaitUntil(1200 * MS));
+    }
+
+    #[test]
+    fn without_a_wait_everything_may_leave_at_once() {
+        let mut schedule = Schedule::new(ChunkSize::new(512).unwrap(), Duration::ZERO);
+        let mut now = 5 * MS;
+        let records = drip(&mut schedule, &mut now, 512 * 100 + 1, |_| Duration::ZERO);
+        assert_eq!(now, 5 * MS);
+        assert_eq!(records.len(), 101);
+        assert_eq!(records[100].1, 1);
+    }
+
+    #[test]
+    fn lengths_beyond_memory_and_unknown_lengths_give_full_records() {
+        assert_eq!(schedule().next(Duration::ZERO, Some(u64::MAX)), Next::Send(4096));
+        assert_eq!(schedule().next(Duration::ZERO, None), Next::Send(4096));
+        assert_eq!(schedule().next(Duration::ZERO, Some(0)), Next::Send(0));
+    }
+
+    proptest! {
+        /// Whatever the delays: no two records closer than half a wait, none ahead of its grid
+        /// point, every one within half a wait of the grid or followed by a skip, and the sizes
+        /// add up.
+        #[test]
+        fn delays_neither_accumulate_nor_burst(
+            wait_ms in 1u32..5000,
+            chunk in ChunkSize::MIN..=ChunkSize::MAX,
+            delays in proptest::collection::vec(0u64..20_000_000_000, 1..60),
+            last in 1u64..16_384,
+        ) {
+            let wait = MS * wait_ms;
+            let chunk = ChunkSize::new(chunk).unwrap();
+            let total = (delays.len() as u64 - 1) * chunk.bytes() as u64 + last.min(chunk.bytes() as u64);
+            let mut schedule = Schedule::new(chunk, wait);
+            let records = drip(&mut schedule, &mut Duration::ZERO, total, |k| Duration::from_nanos(delays[k]));
+            prop_assert_eq!(records.len(), delays.len());
+            prop_assert_eq!(records.iter().map(|r| r.1 as u64).sum::<u64>(), total);
+            let origin = records[0].0;
+            for (k, pair) in records.windows(2).enumerate() {
+                let gap = pair[1].0 - pair[0].0;
+                prop_assert!(gap * 2 >= wait, "gap {gap:?} after record {k}");
+                // the time asked for is on the grid that the first record anchored
+                let asked = pair[1].0 - Duration::from_nanos(delays[k + 1]) - origin;
+                prop_assert_eq!(asked.as_nanos() % wait.as_nanos(), 0);
+            }
+        }
+
+        #[test]
+        fn no_time_and_no_length_panics(
+            chunk in ChunkSize::MIN..=ChunkSize::MAX,
+            wait in 0u64..u64::MAX / 4,
+            times in proptest::collection::vec(0u64..u64::MAX / 4, 1..20),
+            left in proptest::option::of(any::<u64>()),
+        ) {
+            let mut schedule = Schedule::new(ChunkSize::new(chunk).unwrap(), Duration::from_nanos(wait));
+            let mut times = times;
+            times.sort_unstable();
+            for (k, at) in times.into_iter().enumerate() {
+                if k % 3 == 0 {
+                    schedule.begin(ChunkSize::default(), Duration::from_nanos(wait));
+                }
+                let now = Duration::from_nanos(at);
+                let _ = schedule.next(now, left);
+                schedule.sent(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! dripline serves S3 objects to small devices: as TLS records of a few KB, one per tick.
+//!
+//! # One request's life
+//!
+//! 1. [`server`] accepts a connection. On a TLS listener [`tls::listener`] has told OpenSSL the
+//!    largest record it may send, the handshake's included ([`tls::record`]). The connection is
+//!    wrapped in a [`drip::stream::PacedStream`] and handed to Pingora's HTTP/1.1.
+//! 2. [`proxy`] is called phase by phase. [`route`] turns `/file/<key>?<query>` into an object key,
+//!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
+//!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
+//!    touched, so presigned URLs work; dripline has no credentials.
+//! 3. S3's status, body and the few headers that a device needs are relayed. A body filter does
+//!    **not** slice or sleep, as a reader of Pingora's examples would expect: Pingora writes what it
+//!    has collected in one go, and a filter's delay becomes a burst. Instead the response filter
+//!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
+//!    holds each back until [`drip::schedule`] says that its time has come.
+//!
+//! # The map
+//!
+//! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → { [`s3`], [`tls`],
+//! [`drip`], [`route`] } → { [`metrics`], [`units`] }: arrows point down only. Domains own their
+//! settings; [`config`] builds them from a YAML file and the environment, and no domain imports it.
+//!
+//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`units`], [`drip::schedule`],
+//! [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]. Time is a parameter there.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod drip;
+pub mod lifecycle;
+pub mod logging;
+pub mod metrics;
+pub mod proxy;
+pub mod route;
+pub mod s3;
+pub mod server;
+pub mod tls;
+pub mod units;

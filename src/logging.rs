@@ -1,0 +1,73 @@
+//! One line per event on stderr: text, or JSON for machines. `RUST_LOG` chooses what is logged.
+
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use env_logger::Env;
+use env_logger::fmt::Formatter;
+use log::Record;
+use log::kv::{self, Key, Value, VisitSource};
+
+use crate::config::LogFormat as Format;
+
+/// Sets the process's logger. A second call changes nothing.
+pub fn init(format: Format) {
+    // Pingora logs each client that leaves as an error; the access log says it better.
+    let env = Env::default().default_filter_or("info,pingora_core=warn,pingora_proxy=warn");
+    let mut builder = env_logger::Builder::from_env(env);
+    builder.format(move |out, record| match format {
+        Format::Text => text(out, record),
+        Format::Json => json(out, record),
+    });
+    let _ = builder.try_init();
+}
+
+fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let time = out.timestamp_millis();
+    write!(out, "{time} {:<5} {} {}", record.level(), record.target(), record.args())?;
+    let mut pairs = Pairs(|key: &str, value: &Value<'_>| {
+        let value = value.to_string();
+        // A key of the bucket may hold spaces and quotes: quoted values stay one field.
+        if value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=') {
+            write!(out, " {key}={value:?}")
+        } else {
+            write!(out, " {key}={value}")
+        }
+    });
+    visit(record, &mut pairs)?;
+    writeln!(out)
+}
+
+fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let mut object = serde_json::Map::new();
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    object.insert("time".into(), time.into());
+    object.insert("level".into(), record.level().as_str().into());
+    object.insert("target".into(), record.target().into());
+    object.insert("message".into(), record.args().to_string().into());
+    let mut pairs = Pairs(|key: &str, value: &Value<'_>| {
+        let value = match value.to_u64() {
+            Some(number) => number.into(),
+            None => value.to_string().into(),
+        };
+        object.insert(key.to_owned(), value);
+        Ok(())
+    });
+    visit(record, &mut pairs)?;
+    writeln!(out, "{}", serde_json::Value::Object(object))
+}
+
+fn visit<F>(record: &Record<'_>, pairs: &mut Pairs<F>) -> io::Result<()>
+where
+    F: FnMut(&str, &Value<'_>) -> io::Result<()>,
+{
+    record.key_values().visit(pairs).map_err(|e| io::Error::other(e.to_string()))
+}
+
+struct Pairs<F>(F);
+
+impl<'kvs, F: FnMut(&str, &Value<'_>) -> io::Result<()>> VisitSource<'kvs> for Pairs<F> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        (self.0)(key.as_str(), &value).map_err(kv::Error::boxed)
+    }
+}

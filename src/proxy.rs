@@ -1,0 +1,345 @@
+//! One request's life, phase by phase: Pingora calls, this file answers, each phase in a few lines.
+//!
+//! The filters decide what is to happen and arm the client's [`PacedStream`], which slices and
+//! waits: a filter cannot pace on the uncached path (see [`crate::drip::stream`]).
+//!
+//! Invariants: S3's status and body are relayed as they are; nothing that S3's signature covers is
+//! changed on the way; a query string, which holds signatures, is never logged.
+
+mod answer;
+mod context;
+pub mod running;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, Version, header};
+use log::warn;
+use openssl::x509::X509;
+use pingora::prelude::*;
+use pingora::protocols::ALPN;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::FailToProxy;
+
+use crate::drip::stream::PacedStream;
+use crate::drip::{self, Progress};
+use crate::route::route;
+use crate::s3::endpoint::Endpoint;
+use crate::s3::headers::{self, SignedHeaders};
+use crate::s3::resolve::Resolver;
+use answer::Answer;
+pub use context::{Board, Context};
+
+/// How often a request is tried at another of S3's addresses before it fails.
+const CONNECT_TRIES: u32 = 3;
+
+/// How the proxy talks to S3.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Where the bucket is.
+    pub endpoint: Endpoint,
+    /// Certificates to trust instead of the system's.
+    pub ca: Option<Arc<Box<[X509]>>>,
+    /// Whether the client's Authorization header is forwarded.
+    pub authorization: bool,
+    /// Time for the TCP and the TLS handshake, each.
+    pub connect_timeout: Duration,
+    /// Time without a byte that was waited for, before and within the response.
+    pub response_timeout: Duration,
+    /// How long an idle connection is kept for the next request.
+    pub idle_timeout: Duration,
+    /// Kernel receive buffer of a connection whose reader is paced, in bytes: S3 feels the
+    /// back-pressure after about twice as many.
+    pub recv_buffer: usize,
+}
+
+/// The device side of dripline as Pingora drives it.
+pub struct DripProxy {
+    upstream: Upstream,
+    resolver: Resolver,
+    drip: drip::Settings,
+    board: Board,
+}
+
+impl DripProxy {
+    /// A proxy that serves one bucket at one pace.
+    #[must_use]
+    pub fn new(upstream: Upstream, drip: drip::Settings, board: Board) -> Self {
+        let resolver = Resolver::new(upstream.endpoint.host(), upstream.endpoint.port());
+        Self { upstream, resolver, drip, board }
+    }
+
+    fn peer_options(&self, peer: &mut HttpPeer) {
+        let options = &mut peer.options;
+        options.connection_timeout = Some(self.upstream.connect_timeout);
+        options.total_connection_timeout = Some(self.upstream.connect_timeout * 2);
+        options.read_timeout = Some(self.upstream.response_timeout);
+        options.write_timeout = Some(self.upstream.response_timeout);
+        options.idle_timeout = Some(self.upstream.idle_timeout);
+        options.alpn = ALPN::H1;
+        options.ca.clone_from(&self.upstream.ca);
+        if !self.drip.wait.is_zero() {
+            options.tcp_recv_buf = Some(self.upstream.recv_buffer);
+        }
+    }
+
+    /// Announces the response to the client's stream, which paces it from then on.
+    fn begin(&self, session: &Session, ctx: &mut Context, head: &ResponseHeader) {
+        let metrics = &self.board.metrics;
+        let progress = Progress::new(metrics.body_bytes.clone(), metrics.body_records.clone());
+        let progress = Arc::new(progress);
+        let length = body_length(session, head);
+        if let Some(stream) = paced(session) {
+            stream.arm(self.drip.chunk_size, self.drip.wait, length, Arc::clone(&progress));
+        }
+        ctx.begin(head.status, length, progress, &self.board);
+    }
+
+    /// Answers a request without S3.
+    async fn answer(&self, session: &mut Session, ctx: &mut Context, answer: Answer) -> Result<()> {
+        let (head, body) = answer.build()?;
+        self.begin(session, ctx, &head);
+        session.write_response_header(Box::new(head), false).await?;
+        session.write_response_body(Some(body), true).await
+    }
+
+    fn count_failure(&self, kind: &str) {
+        self.board.metrics.upstream_failures.with_label_values(&[kind]).inc();
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for DripProxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        // Off by default, and then a second request that came early is lost.
+        session.as_downstream_mut().set_pipelining_enabled(true);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        ctx.client = session.client_addr().map(ToString::to_string);
+        let request = session.req_header();
+        ctx.method = request.method.as_str().to_owned();
+        let refusal = match route(&request.method, request.raw_path()) {
+            Err(refusal) => Some(Answer::refusal(&refusal)),
+            Ok(route) => {
+                ctx.key = route.key.to_string();
+                match self.upstream.endpoint.target(&route.key, route.query) {
+                    Ok(target) => {
+                        ctx.target = target;
+                        None
+                    }
+                    Err(e) => Some(Answer::new(StatusCode::BAD_REQUEST, e.to_string())),
+                }
+            }
+        };
+        let refusal = match refusal {
+            None if !session.as_downstream_mut().is_body_empty() => {
+                Some(Answer::new(StatusCode::BAD_REQUEST, "a GET or HEAD takes no body here"))
+            }
+            refusal => refusal,
+        };
+        let Some(refusal) = refusal else { return Ok(false) };
+        self.answer(session, ctx, refusal).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let endpoint = &self.upstream.endpoint;
+        let address = self.resolver.address().await.map_err(|e| {
+            self.count_failure("connect");
+            let reason = format!("cannot resolve {}: {e}", endpoint.host());
+            ctx.reason = Some(reason.clone());
+            Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up()
+        })?;
+        let mut peer = HttpPeer::new(address, endpoint.tls(), endpoint.host().to_owned());
+        self.peer_options(&mut peer);
+        Ok(Box::new(peer))
+    }
+
+    /// Replaces the client's request by one that holds only what S3 reads.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let client = session.req_header();
+        let query = ctx.target.iter().position(|b| *b == b'?').map(|at| &ctx.target[at + 1..]);
+        let authorization = client.headers.get(header::AUTHORIZATION);
+        let authorization = authorization.filter(|_| self.upstream.authorization);
+        let signed = SignedHeaders::of(query, authorization.map(http::HeaderValue::as_bytes));
+        let mut request = RequestHeader::build(client.method.clone(), &ctx.target, Some(8))?;
+        request.set_version(Version::HTTP_11);
+        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        let connection = client.headers.get_all(header::CONNECTION);
+        let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
+        for (name, value) in &client.headers {
+            let nominated = headers::hop_by_hop(name.as_str(), &connection);
+            if !nominated && headers::forwards(name.as_str(), &signed, self.upstream.authorization) {
+                request.append_header(name.clone(), value.clone())?;
+            }
+        }
+        *upstream = request;
+        Ok(())
+    }
+
+    /// A redirect would send the device to S3 itself, whose records it cannot take.
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if !matches!(response.status.as_u16(), 300..=303 | 305..=308) {
+            ctx.watch_for_signature_error(response.status);
+            return Ok(());
+        }
+        self.count_failure("redirect");
+        let bucket = self.upstream.endpoint.bucket();
+        let reason = match response.headers.get("x-amz-bucket-region") {
+            Some(region) => format!(
+                "S3 answered {}: bucket {bucket} is in region {}; set s3.region (AWS_REGION) to it",
+                response.status.as_u16(),
+                String::from_utf8_lossy(region.as_bytes()),
+            ),
+            None => format!(
+                "S3 answered {} (a redirect) for bucket {bucket}; check s3.region, s3.host and s3.endpoint",
+                response.status.as_u16(),
+            ),
+        };
+        ctx.reason = Some(reason.clone());
+        Err(Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(body) = body
+            && ctx.finds_signature_error(body)
+        {
+            warn!(
+                key = ctx.key.as_str(), host = self.upstream.endpoint.host_header();
+                "S3 answered SignatureDoesNotMatch: the URL was signed for another host, path, query \
+                 or method than was sent; `dripline url` tells which setting the URL needs"
+            );
+        }
+        Ok(None)
+    }
+
+    /// Trims the head to what a device needs, and begins the drip.
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        let extra = &self.drip.response_headers;
+        let mut dropped = Vec::new();
+        for name in response.headers.keys() {
+            if !headers::keeps(name.as_str(), extra) {
+                dropped.push(name.clone());
+            }
+        }
+        for name in &dropped {
+            response.remove_header(name);
+        }
+        response.set_version(Version::HTTP_11);
+        // HTTP/1.0 has no chunks: without a length, the end of the connection ends the body.
+        if session.req_header().version == Version::HTTP_10 {
+            response.remove_header(&header::TRANSFER_ENCODING);
+        }
+        self.begin(session, ctx, response);
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut Context,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        ctx.tries += 1;
+        self.resolver.failed();
+        e.set_retry(ctx.tries < CONNECT_TRIES);
+        e
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        e: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let reason = ctx.reason.take();
+        if *e.esource() == ErrorSource::Upstream && reason.is_none() {
+            self.count_failure(answer::failure_kind(e));
+        }
+        let answer = Answer::failure(e, reason);
+        let begun = session.response_written().is_some();
+        match answer {
+            Some(answer) if !begun => {
+                let error_code = answer.status().as_u16();
+                warn!(key = ctx.key.as_str(), status = error_code; "{e}");
+                // The request may not have been read to its end.
+                session.set_keepalive(None);
+                if self.answer(session, ctx, answer).await.is_ok() {
+                    session.as_downstream_mut().shutdown().await;
+                }
+                FailToProxy { error_code, can_reuse_downstream: false }
+            }
+            _ => {
+                if *e.esource() == ErrorSource::Upstream {
+                    warn!(key = ctx.key.as_str(); "closing the client's connection short: {e}");
+                }
+                FailToProxy { error_code: 0, can_reuse_downstream: false }
+            }
+        }
+    }
+
+    async fn logging(&self, _: &mut Session, e: Option<&Error>, ctx: &mut Context) {
+        ctx.end(e);
+    }
+
+    // What failed is logged by `fail_to_proxy`; Pingora's own lines would repeat it.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    // Pingora's default holds the query, and with it the signature.
+    fn request_summary(&self, _: &Session, ctx: &Context) -> String {
+        format!("{} {}", ctx.method, ctx.key)
+    }
+}
+
+/// The client's stream under Pingora's session.
+fn paced(session: &Session) -> Option<&PacedStream> {
+    (**session.as_downstream().stream()?).as_any().downcast_ref()
+}
+
+/// How many body bytes follow this head; `None` if only their end will tell (RFC 9112 §6.3).
+fn body_length(session: &Session, response: &ResponseHeader) -> Option<u64> {
+    let bodiless = session.req_header().method == http::Method::HEAD
+        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless {
+        return Some(0);
+    }
+    let length = response.headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.trim().parse().ok()
+}

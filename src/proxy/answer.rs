@@ -1,0 +1,99 @@
+//! What a client is told when S3's answer is not what it gets: a status and one plain line.
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::prelude::*;
+use pingora_http::ResponseHeader;
+
+use crate::route::Refusal;
+
+/// A response of dripline's own.
+pub struct Answer {
+    status: StatusCode,
+    reason: String,
+    allow: bool,
+}
+
+impl Answer {
+    /// A status and the line that explains it.
+    pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into(), allow: false }
+    }
+
+    /// The answer to a request that has no place here.
+    pub fn refusal(refusal: &Refusal) -> Self {
+        Self {
+            status: refusal.status(),
+            reason: refusal.reason().to_owned(),
+            allow: matches!(refusal, Refusal::MethodNotAllowed),
+        }
+    }
+
+    /// The answer to a request that failed on its way; none if the client is the one that is gone.
+    pub fn failure(e: &Error, reason: Option<String>) -> Option<Self> {
+        if let (HTTPStatus(code), Some(reason)) = (e.etype(), &reason) {
+            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY);
+            return Some(Self::new(status, reason));
+        }
+        let answer = match (e.esource(), e.etype()) {
+            (ErrorSource::Upstream, _) => match failure_kind(e) {
+                "timeout" => Self::new(StatusCode::GATEWAY_TIMEOUT, "S3 did not answer in time"),
+                "connect" => Self::new(StatusCode::BAD_GATEWAY, "cannot connect to S3"),
+                _ => Self::new(StatusCode::BAD_GATEWAY, "S3's answer is broken or incomplete"),
+            },
+            (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => return None,
+            (ErrorSource::Downstream, _) => Self::new(StatusCode::BAD_REQUEST, "bad request"),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+        };
+        Some(answer)
+    }
+
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Head and body.
+    pub fn build(&self) -> Result<(ResponseHeader, Bytes)> {
+        let body = Bytes::from(format!("{}\n", self.reason));
+        let mut head = ResponseHeader::build(self.status, Some(4))?;
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+        if self.allow {
+            head.insert_header(header::ALLOW, "GET, HEAD")?;
+        }
+        Ok((head, body))
+    }
+}
+
+/// Why S3 could not answer, as the metric names it.
+pub fn failure_kind(e: &Error) -> &'static str {
+    match e.etype() {
+        ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout => "timeout",
+        ConnectRefused | ConnectNoRoute | ConnectError | TLSHandshakeFailure | InvalidCert
+        | SocketError | BindError => "connect",
+        _ => "response",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_have_a_status_and_a_line() {
+        let status = |e: Box<Error>| Answer::failure(&e, None).map(|a| a.status().as_u16());
+        assert_eq!(status(Error::new_up(ConnectTimedout)), Some(504));
+        assert_eq!(status(Error::new_up(ReadTimedout)), Some(504));
+        assert_eq!(status(Error::new_up(ConnectRefused)), Some(502));
+        assert_eq!(status(Error::new_up(InvalidHTTPHeader)), Some(502));
+        assert_eq!(status(Error::new_down(ReadTimedout)), Some(400));
+        assert_eq!(status(Error::new_down(WriteError)), None);
+        assert_eq!(status(Error::new_in(InternalError)), Some(500));
+        let redirect = Error::new_up(HTTPStatus(502));
+        let answer = Answer::failure(&redirect, Some("elsewhere".into())).unwrap();
+        let (head, body) = answer.build().unwrap();
+        assert_eq!((head.status.as_u16(), &body[..]), (502, &b"elsewhere\n"[..]));
+        assert_eq!(head.headers["content-length"], "10");
+    }
+}

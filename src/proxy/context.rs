@@ -1,0 +1,163 @@
+//! What is remembered of one request, and the access log that comes of it: one line when the
+//! response begins, one when it ends, however it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use log::info;
+use pingora::prelude::*;
+
+use super::running::{Drips, Entry, Running};
+use crate::drip::Progress;
+use crate::lifecycle::{Active, Lifecycle};
+use crate::metrics::Metrics;
+
+/// The log target of the access log.
+const ACCESS: &str = "access";
+
+/// How much of an error body is looked through for S3's error code: it comes in the first line or
+/// two.
+const SNIFF: usize = 1024;
+
+/// One request's memory.
+#[derive(Default)]
+pub struct Context {
+    /// The client's address.
+    pub client: Option<String>,
+    /// The request's method.
+    pub method: String,
+    /// The key for logs, without the query.
+    pub key: String,
+    /// The request target that S3 gets.
+    pub target: Vec<u8>,
+    /// What the client is told instead of the general reason for a failure.
+    pub reason: Option<String>,
+    /// Addresses of S3 that could not be reached.
+    pub tries: u32,
+    /// The start of a 403's body, until the error code was found.
+    sniff: Option<Vec<u8>>,
+    drip: Option<Drip>,
+}
+
+impl Context {
+    /// Notes that a response begins, and logs it.
+    pub fn begin(
+        &mut self,
+        status: StatusCode,
+        total: Option<u64>,
+        progress: Arc<Progress>,
+        board: &Board,
+    ) {
+        let running = Running {
+            client: self.client.clone().unwrap_or_default(),
+            method: self.method.clone(),
+            key: self.key.clone(),
+            status: status.as_u16(),
+            total,
+            began: Instant::now(),
+            progress,
+        };
+        let source = if self.target.is_empty() { "none" } else { "direct" };
+        info!(
+            target: ACCESS,
+            client = running.client.as_str(), method = running.method.as_str(),
+            key = running.key.as_str(), status = running.status, profile = "default",
+            source = source;
+            "begin"
+        );
+        board.metrics.drips.inc();
+        board.metrics.responses.with_label_values(&[status.as_str()]).inc();
+        self.drip = Some(Drip {
+            entry: board.drips.add(running),
+            source,
+            end: "drain",
+            metrics: board.metrics.clone(),
+            _active: board.lifecycle.enter(),
+        });
+    }
+
+    /// Notes how the response ended, and logs it.
+    pub fn end(&mut self, e: Option<&Error>) {
+        let Some(mut drip) = self.drip.take() else { return };
+        drip.end = match e.map(Error::esource) {
+            None => "done",
+            Some(ErrorSource::Downstream) => "client",
+            Some(_) if drip.entry.progress.client_gone() => "client",
+            Some(_) => "upstream",
+        };
+    }
+
+    /// Begins to look through an error body.
+    pub fn watch_for_signature_error(&mut self, status: StatusCode) {
+        self.sniff = (status == StatusCode::FORBIDDEN).then(Vec::new);
+    }
+
+    /// Whether this piece of the body completes S3's code for a signature that does not match.
+    pub fn finds_signature_error(&mut self, body: &[u8]) -> bool {
+        let Some(seen) = &mut self.sniff else { return false };
+        seen.extend_from_slice(&body[..body.len().min(SNIFF - seen.len())]);
+        let code = b"<Code>SignatureDoesNotMatch</Code>";
+        let found = seen.windows(code.len()).any(|window| window == code);
+        if found || seen.len() == SNIFF {
+            self.sniff = None;
+        }
+        found
+    }
+}
+
+/// Where responses are counted and listed.
+#[derive(Clone)]
+pub struct Board {
+    /// The server's metrics.
+    pub metrics: Metrics,
+    /// The server's state; a drain waits for every response.
+    pub lifecycle: Lifecycle,
+    /// The responses under way.
+    pub drips: Drips,
+}
+
+/// A response under way. Dropped without [`Context::end`] only when a drain cuts it.
+struct Drip {
+    entry: Entry,
+    source: &'static str,
+    end: &'static str,
+    metrics: Metrics,
+    _active: Active,
+}
+
+impl Drop for Drip {
+    fn drop(&mut self) {
+        let Running { client, method, key, status, began, progress, .. } = &*self.entry;
+        self.metrics.drips.dec();
+        self.metrics.drips_ended.with_label_values(&[self.end]).inc();
+        info!(
+            target: ACCESS,
+            client = client.as_str(), method = method.as_str(), key = key.as_str(),
+            status = *status, bytes = progress.bytes(), records = progress.records(),
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            profile = "default", source = self.source, end = self.end;
+            "end"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_code_is_found_across_pieces_and_not_beyond_the_bound() {
+        let mut context = Context::default();
+        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
+        context.watch_for_signature_error(StatusCode::FORBIDDEN);
+        assert!(!context.finds_signature_error(b"<?xml?><Error><Code>SignatureDoes"));
+        assert!(context.finds_signature_error(b"NotMatch</Code><Message>"));
+        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
+        context.watch_for_signature_error(StatusCode::FORBIDDEN);
+        assert!(!context.finds_signature_error(&[b'x'; 5000]));
+        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
+        context.watch_for_signature_error(StatusCode::OK);
+        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
+    }
+}

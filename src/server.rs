@@ -1,0 +1,311 @@
+//! Config → services: the one place where all meets. Binds the listeners, serves until told to
+//! stop, drains.
+//!
+//! The accept loop is dripline's own, around Pingora's proxy, because Pingora's has a fixed
+//! handshake timeout, a fixed grace period and no way to count connections.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+use openssl::error::ErrorStack;
+use openssl::ssl::SslAcceptor;
+use openssl::x509::X509;
+use pingora_core::apps::http_app::HttpServer;
+use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::server::handshake;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::drip::stream::PacedStream;
+use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
+use crate::proxy::running::Drips;
+use crate::proxy::{Board, DripProxy, Upstream};
+use crate::tls::listener;
+
+/// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
+/// net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// How long a client may take for the TLS handshake. A device on a slow modem needs seconds for
+/// the arithmetic alone.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to wait before the next accept when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A server whose sockets are bound.
+pub struct Server {
+    devices: Vec<(TcpListener, Option<SslAcceptor>)>,
+    admin: Option<TcpListener>,
+    health: Option<TcpListener>,
+    proxy: Arc<HttpProxy<DripProxy>>,
+    board: Board,
+    drain_timeout: Duration,
+}
+
+/// How a server is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Running drips go on until they are done or `server.drain_timeout` has passed.
+    Drain,
+    /// Running drips are cut.
+    Now,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket cannot be bound.
+    #[error("{key}: cannot listen on {addr}: {source}")]
+    Bind {
+        /// The configuration key.
+        key: String,
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The CA file has become unreadable since it was checked.
+    #[error("s3.ca: {source}")]
+    Ca {
+        /// Why.
+        source: io::Error,
+    },
+    /// OpenSSL refuses a listener's settings.
+    #[error("{key}: {source}")]
+    Tls {
+        /// The configuration key.
+        key: String,
+        /// Why.
+        source: ErrorStack,
+    },
+}
+
+impl Server {
+    /// Binds every listener of `config`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be bound or OpenSSL refuses a setting.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let mut devices = Vec::new();
+        for (at, device) in config.listen.iter().enumerate() {
+            let key = format!("listen[{at}]");
+            let socket = bind(device.addr, || format!("{key}.addr"))?;
+            let tls = device.tls.as_deref().map(|i| listener::acceptor(i, config.drip.chunk_size));
+            let tls = tls.transpose();
+            let tls = tls.map_err(|source| StartError::Tls { key: format!("{key}.tls"), source })?;
+            devices.push((socket, tls));
+        }
+        let admin = config.admin.map(|addr| bind(addr, || "admin.addr".into())).transpose()?;
+        let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
+        let board = Board {
+            metrics: Metrics::new(),
+            lifecycle: Lifecycle::new(),
+            drips: Drips::default(),
+        };
+        let proxy = DripProxy::new(upstream(config)?, config.drip.clone(), board.clone());
+        let proxy = Arc::new(http_proxy(&pingora_conf(), proxy));
+        let drain_timeout = config.server.drain_timeout;
+        Ok(Self { devices, admin, health, proxy, board, drain_timeout })
+    }
+
+    /// The addresses of the device listeners, in the configuration's order, with real ports.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.devices.iter().filter_map(|(socket, _)| socket.local_addr().ok()).collect()
+    }
+
+    /// The admin listener's address, with its real port.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// Where this server counts and lists what it does.
+    #[must_use]
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Serves until `stop` resolves, then drains: no new connections, running drips go on until
+    /// they are done or `server.drain_timeout` has passed. Returns how many were cut.
+    ///
+    /// # Errors
+    ///
+    /// If a bound socket cannot be used.
+    pub async fn run(self, stop: impl Future<Output = Stop>) -> io::Result<usize> {
+        let lifecycle = self.board.lifecycle;
+        let mut listeners = JoinSet::new();
+        let devices = self.devices.len();
+        for (socket, tls) in self.devices {
+            let addr = socket.local_addr()?;
+            let kind = if tls.is_some() { "https" } else { "http" };
+            info!("listening on {kind}://{addr}");
+            let app = Devices {
+                proxy: Arc::clone(&self.proxy),
+                tls,
+                metrics: self.board.metrics.clone(),
+            };
+            listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone()));
+        }
+        // These answer to the end: a load balancer must see why no new clients are taken.
+        let mut reports = JoinSet::new();
+        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
+        let health = Admin::health(lifecycle.clone());
+        for (socket, app) in [(self.admin, admin), (self.health, health)] {
+            if let Some(socket) = socket {
+                info!("health and metrics on http://{}", socket.local_addr()?);
+                let app = Plain(Arc::new(HttpServer::new_app(app)));
+                reports.spawn(accept(socket, Arc::new(app), Lifecycle::new()));
+            }
+        }
+        lifecycle.started();
+        info!("ready: {devices} device listener(s)");
+        let timeout = match stop.await {
+            Stop::Drain => self.drain_timeout,
+            Stop::Now => Duration::ZERO,
+        };
+        info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
+        let drain = lifecycle.drain(timeout);
+        // Connections without a request end now, those with one after its response.
+        let idle = self.proxy.http_cleanup();
+        let (cut, ()) = tokio::join!(drain, idle);
+        if cut > 0 {
+            warn!("drain timeout: {cut} drip(s) cut");
+        }
+        Ok(cut)
+    }
+}
+
+fn upstream(config: &Config) -> Result<Upstream, StartError> {
+    let ca = config.s3.ca.as_deref().map(authorities).transpose();
+    Ok(Upstream {
+        endpoint: config.s3.endpoint.clone(),
+        ca: ca.map_err(|source| StartError::Ca { source })?,
+        authorization: config.s3.authorization,
+        connect_timeout: config.upstream.connect_timeout,
+        response_timeout: config.upstream.response_timeout,
+        idle_timeout: config.upstream.idle_timeout,
+        recv_buffer: usize::try_from(config.upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
+    })
+}
+
+/// The certificates of a PEM file.
+fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
+    let pem = std::fs::read(path)?;
+    Ok(Arc::new(X509::stack_from_pem(&pem)?.into_boxed_slice()))
+}
+
+/// Pingora's own settings; a vendored OpenSSL does not know where the system keeps its
+/// certificates.
+fn pingora_conf() -> Arc<ServerConf> {
+    let ca_file = openssl_probe::probe().cert_file;
+    let ca_file = ca_file.map(|path| path.to_string_lossy().into_owned());
+    Arc::new(ServerConf { ca_file, ..ServerConf::default() })
+}
+
+fn bind(addr: SocketAddr, key: impl Fn() -> String) -> Result<TcpListener, StartError> {
+    let socket = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart must not wait for the last run's connections in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    socket().map_err(|source| StartError::Bind { key: key(), addr, source })
+}
+
+/// What happens to a connection once it is accepted.
+trait Serve: Send + Sync + 'static {
+    fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle)
+    -> impl Future<Output = ()> + Send;
+}
+
+/// Accepts until a drain begins.
+async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(e) => return warn!("cannot use a listening socket: {e}"),
+    };
+    let mut draining = lifecycle.draining();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Err(e) = stream.set_nodelay(true) {
+                    debug!("{peer}: {e}");
+                    continue;
+                }
+                let mut stream = L4Stream::from(stream);
+                let digest = SocketDigest::from_raw_fd(std::os::fd::AsRawFd::as_raw_fd(&stream));
+                let _ = digest.peer_addr.set(Some(peer.into()));
+                stream.set_socket_digest(digest);
+                tokio::spawn(Arc::clone(&app).serve(stream, lifecycle.clone()));
+            }
+            Err(e) => {
+                warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A listener for devices: TLS or not, and paced.
+struct Devices {
+    proxy: Arc<HttpProxy<DripProxy>>,
+    tls: Option<SslAcceptor>,
+    metrics: Metrics,
+}
+
+impl Devices {
+    async fn secure(&self, socket: L4Stream) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
+        let failure = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, socket)).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(e)) => {
+                debug!("TLS handshake failed: {e}");
+                "error"
+            }
+            Err(_) => "timeout",
+        };
+        self.metrics.handshake_failures.with_label_values(&[failure]).inc();
+        None
+    }
+}
+
+impl Serve for Devices {
+    async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
+        let _open = self.metrics.connection();
+        if let Some(stream) = self.secure(socket).await {
+            let stream = Box::new(PacedStream::new(stream));
+            self.proxy.process_new(stream, &lifecycle.draining()).await;
+        }
+    }
+}
+
+/// A plain HTTP listener of a Pingora app.
+struct Plain<A>(Arc<A>);
+
+impl<A: ServerApp + Send + Sync + 'static> Serve for Plain<A> {
+    async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
+        self.0.process_new(Box::new(socket), &lifecycle.draining()).await;
+    }
+}
