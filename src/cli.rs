@@ -233,12 +233,20 @@ fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
             for (key, value) in url.settings() {
                 println!("  {key}: {value}");
             }
+            if url.is_ambiguous() {
+                println!(
+                    "  (if the first part of its path is not the bucket, set s3.bucket first)"
+                );
+            }
             eprintln!("{errors}");
             EX_CONFIG.into()
         }
         Ok(config) => match url.check(&config.s3.endpoint) {
             Ok(path) => {
                 println!("{}{path}", base.trim_end_matches('/'));
+                if !url.headers().is_empty() {
+                    eprintln!("the client must send what was signed: {}", url.headers().join(", "));
+                }
                 ExitCode::SUCCESS
             }
             Err(mismatch) => {

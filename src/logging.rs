@@ -1,6 +1,7 @@
 //! One line per event on stderr: text, or JSON for machines. `RUST_LOG` chooses what is logged.
 
 use std::io::{self, Write};
+use std::str::FromStr;
 use std::time::SystemTime;
 
 use env_logger::Env;
@@ -8,7 +9,32 @@ use env_logger::fmt::Formatter;
 use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
 
-use crate::config::LogFormat as Format;
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `time LEVEL target message key=value …`
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat(text.to_owned())),
+        }
+    }
+}
+
+/// Not a way to write log lines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a log format: write text or json")]
+pub struct UnknownFormat(String);
 
 /// Sets the process's logger. A second call changes nothing.
 pub fn init(format: Format) {

@@ -1,9 +1,7 @@
 //! Every metric, with its name, unit and meaning. Prometheus text, base units, one registry per
 //! server, so that two of them in one process do not count together.
 
-use prometheus::{
-    Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// The counters and gauges of one server.
 #[derive(Clone)]

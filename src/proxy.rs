@@ -128,18 +128,16 @@ impl ProxyHttp for DripProxy {
         ctx.client = session.client_addr().map(ToString::to_string);
         let request = session.req_header();
         ctx.method = request.method.as_str().to_owned();
-        let refusal = match route(&request.method, request.raw_path()) {
-            Err(refusal) => Some(Answer::refusal(&refusal)),
-            Ok(route) => {
-                ctx.key = route.key.to_string();
-                match self.upstream.endpoint.target(&route.key, route.query) {
-                    Ok(target) => {
-                        ctx.target = target;
-                        None
-                    }
-                    Err(e) => Some(Answer::new(StatusCode::BAD_REQUEST, e.to_string())),
-                }
+        let target = route(&request.method, request.raw_path()).and_then(|route| {
+            ctx.key = route.key.to_string();
+            self.upstream.endpoint.target(&route.key, route.query)
+        });
+        let refusal = match target {
+            Ok(target) => {
+                ctx.target = target;
+                None
             }
+            Err(refusal) => Some(Answer::refusal(refusal)),
         };
         let refusal = match refusal {
             None if !session.as_downstream_mut().is_body_empty() => {
@@ -184,7 +182,8 @@ impl ProxyHttp for DripProxy {
         let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
         for (name, value) in &client.headers {
             let nominated = headers::hop_by_hop(name.as_str(), &connection);
-            if !nominated && headers::forwards(name.as_str(), &signed, self.upstream.authorization) {
+            if !nominated && headers::forwards(name.as_str(), &signed, self.upstream.authorization)
+            {
                 request.append_header(name.clone(), value.clone())?;
             }
         }

@@ -106,16 +106,14 @@ impl Server {
             let socket = bind(device.addr, || format!("{key}.addr"))?;
             let tls = device.tls.as_deref().map(|i| listener::acceptor(i, config.drip.chunk_size));
             let tls = tls.transpose();
-            let tls = tls.map_err(|source| StartError::Tls { key: format!("{key}.tls"), source })?;
+            let tls =
+                tls.map_err(|source| StartError::Tls { key: format!("{key}.tls"), source })?;
             devices.push((socket, tls));
         }
         let admin = config.admin.map(|addr| bind(addr, || "admin.addr".into())).transpose()?;
         let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
-        let board = Board {
-            metrics: Metrics::new(),
-            lifecycle: Lifecycle::new(),
-            drips: Drips::default(),
-        };
+        let board =
+            Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
         let proxy = DripProxy::new(upstream(config)?, config.drip.clone(), board.clone());
         let proxy = Arc::new(http_proxy(&pingora_conf(), proxy));
         let drain_timeout = config.server.drain_timeout;
@@ -232,8 +230,11 @@ fn bind(addr: SocketAddr, key: impl Fn() -> String) -> Result<TcpListener, Start
 
 /// What happens to a connection once it is accepted.
 trait Serve: Send + Sync + 'static {
-    fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle)
-    -> impl Future<Output = ()> + Send;
+    fn serve(
+        self: Arc<Self>,
+        socket: L4Stream,
+        lifecycle: Lifecycle,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// Accepts until a drain begins.

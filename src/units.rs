@@ -53,22 +53,16 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let text = text.trim();
         let error = |what: &str| UnitError(format!("`{}` {what}", text.escape_debug()));
-        let end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-        if text
-            .strip_prefix('-')
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        if text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         {
             return Err(error("is negative; write a size such as 4096 or 4KiB"));
         }
         if whole.is_empty() || !digits(fraction) || number.ends_with('.') {
-            return Err(error(
-                "is not a size; write one such as 4096, 4KiB, 512MiB or 20MB",
-            ));
+            return Err(error("is not a size; write one such as 4096, 4KiB, 512MiB or 20MB"));
         }
         let unit = unit.trim_start();
         let scale = match SIZE_UNITS.iter().find(|(name, _)| *name == unit) {
@@ -83,9 +77,8 @@ impl FromStr for ByteSize {
         if !fraction.is_empty() {
             // Beyond 20 places nobody means an exact size, and 20 digits times the largest unit's
             // 13 stay within the 38 of a u128.
-            let parts: Option<u128> = (fraction.len() <= 20)
-                .then(|| fraction.parse().ok())
-                .flatten();
+            let parts: Option<u128> =
+                (fraction.len() <= 20).then(|| fraction.parse().ok()).flatten();
             let product = parts.map(|parts| parts * u128::from(scale));
             let divisor = 10_u128.pow(u32::try_from(fraction.len().min(20)).unwrap_or(20));
             match product {
@@ -148,16 +141,12 @@ impl FromStr for Wait {
             return if zero {
                 Ok(Self(Duration::ZERO))
             } else {
-                Err(UnitError(format!(
-                    "`{text}` has no unit; write {text}ms or {text}s"
-                )))
+                Err(UnitError(format!("`{text}` has no unit; write {text}ms or {text}s")))
             };
         }
         humantime::parse_duration(text).map(Self).map_err(|_| {
             let text = text.escape_debug();
-            UnitError(format!(
-                "`{text}` is not a time; write one such as 500ms, 10s, 10m or 1h30m"
-            ))
+            UnitError(format!("`{text}` is not a time; write one such as 500ms, 10s, 10m or 1h30m"))
         })
     }
 }
@@ -175,15 +164,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn size(text: &str) -> Result<u64, String> {
-        text.parse::<ByteSize>()
-            .map(ByteSize::bytes)
-            .map_err(|e| e.to_string())
+        text.parse::<ByteSize>().map(ByteSize::bytes).map_err(|e| e.to_string())
     }
 
     fn wait(text: &str) -> Result<Duration, String> {
-        text.parse::<Wait>()
-            .map(Wait::duration)
-            .map_err(|e| e.to_string())
+        text.parse::<Wait>().map(Wait::duration).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -217,51 +202,30 @@ mod tests {
             ("20M", "`20M` does not say which unit; write 20MiB or 20MB"),
             ("4k", "`4k` does not say which unit; write 4KiB or 4kB"),
             ("4KB", "`4KB` does not say which unit; write 4KiB or 4kB"),
-            (
-                "1.5Gi",
-                "`1.5Gi` does not say which unit; write 1.5GiB or 1.5GB",
-            ),
-            (
-                "-4096",
-                "`-4096` is negative; write a size such as 4096 or 4KiB",
-            ),
+            ("1.5Gi", "`1.5Gi` does not say which unit; write 1.5GiB or 1.5GB"),
+            ("-4096", "`-4096` is negative; write a size such as 4096 or 4KiB"),
             ("1.3KiB", "`1.3KiB` is not a whole number of bytes"),
             (
                 "1.000000000000000000001TiB",
                 "`1.000000000000000000001TiB` is not a whole number of bytes",
             ),
-            (
-                "18446744073709551616",
-                "`18446744073709551616` is more than 2^64 - 1 bytes",
-            ),
+            ("18446744073709551616", "`18446744073709551616` is more than 2^64 - 1 bytes"),
             ("99999999TiB", "`99999999TiB` is more than 2^64 - 1 bytes"),
         ] {
             assert_eq!(size(text), Err(message.to_owned()));
         }
-        for text in [
-            "", "KiB", ".5kB", "4.KiB", "1.2.3kB", "20Mbit", "5MiB/s", "+4", "-x", "\n!",
-        ] {
-            assert_eq!(
-                size(text),
-                Err(format!("`{}` {not_a_size}", text.trim().escape_debug()))
-            );
+        for text in ["", "KiB", ".5kB", "4.KiB", "1.2.3kB", "20Mbit", "5MiB/s", "+4", "-x", "\n!"] {
+            assert_eq!(size(text), Err(format!("`{}` {not_a_size}", text.trim().escape_debug())));
         }
         let digits = "9".repeat(60);
-        assert_eq!(
-            size(&digits),
-            Err(format!("`{digits}` is more than 2^64 - 1 bytes"))
-        );
+        assert_eq!(size(&digits), Err(format!("`{digits}` is more than 2^64 - 1 bytes")));
     }
 
     #[test]
     fn sizes_display_in_the_largest_exact_binary_unit() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (1000, "1000B"),
-            (4096, "4KiB"),
-            (1536, "1536B"),
-            (1 << 40, "1TiB"),
-        ] {
+        for (bytes, text) in
+            [(0, "0B"), (1000, "1000B"), (4096, "4KiB"), (1536, "1536B"), (1 << 40, "1TiB")]
+        {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
         }
     }
@@ -284,10 +248,7 @@ mod tests {
 
     #[test]
     fn every_wait_error_says_what_would_be_right() {
-        assert_eq!(
-            wait("500"),
-            Err("`500` has no unit; write 500ms or 500s".to_owned())
-        );
+        assert_eq!(wait("500"), Err("`500` has no unit; write 500ms or 500s".to_owned()));
         for text in ["", "fast", "5 bits", "-1s", "1.5", "99999999999999999999s"] {
             let expected =
                 format!("`{text}` is not a time; write one such as 500ms, 10s, 10m or 1h30m");

@@ -242,7 +242,7 @@ pub fn table(named: &[(&str, &Figures)]) -> String {
         let ratio = match columns.as_slice() {
             [ours, theirs] => ours[index]
                 .2
-                .zip(theirs[index].2)
+                .zip(theirs[index].2.filter(|theirs| *theirs > 0.0))
                 .map(|(ours, theirs)| format!("{:>8.2}", ours / theirs)),
             _ => None,
         };

@@ -12,7 +12,8 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::error::Where;
-use super::read::{Reader, is_off, shown};
+use super::field::{is_off, shown};
+use super::read::Reader;
 use super::{Sources, read_text};
 use crate::units::{ByteSize, Wait};
 
@@ -25,11 +26,7 @@ pub(super) const KEY_PEM: &str = "DRIPLINE_TLS_KEY_PEM";
 
 /// A classic name, the key it sets, and how its value is written in the file. Where two names set
 /// one key, the first one that has a value counts.
-type Classic = (
-    &'static str,
-    [&'static str; 2],
-    fn(&str) -> Result<String, String>,
-);
+type Classic = (&'static str, [&'static str; 2], fn(&str) -> Result<String, String>);
 const CLASSIC: [Classic; 5] = [
     ("S3_BUCKET", ["s3", "bucket"], verbatim),
     ("AWS_REGION", ["s3", "region"], verbatim),
@@ -109,10 +106,8 @@ fn overlay_one(tree: &mut Mapping, reader: &mut Reader, path: &[String], name: &
     match place(tree, &keys, value) {
         Ok(()) => reader.set_origin(at, name),
         Err(depth) => {
-            let (outer, variable) = (
-                keys[..depth].join("."),
-                keys[..depth].join("__").to_uppercase(),
-            );
+            let (outer, variable) =
+                (keys[..depth].join("."), keys[..depth].join("__").to_uppercase());
             let message = format!(
                 "{outer} is not a map; set the whole of it, as YAML, in {PREFIX}{variable}"
             );
@@ -143,9 +138,7 @@ fn overlay_classic(
         && !same(&present, &value)
     {
         let (value, present) = (shown(&value), shown(&present));
-        reader.warn(format!(
-            "{at}: {name} ({value}) goes before the file's {present}"
-        ));
+        reader.warn(format!("{at}: {name} ({value}) goes before the file's {present}"));
     }
     // Where the section is no map, the reader says so.
     if place(tree, &path, Value::String(value)).is_ok() {
@@ -161,7 +154,7 @@ fn parse_value(text: &str) -> Result<Value, serde_yaml::Error> {
         Ok(Value::Number(_) | Value::Bool(_)) => Ok(Value::String(text.to_owned())),
         Ok(value) => Ok(value),
         // `[::1]:9100` begins like a list and is none.
-        Err(error) if text.starts_with('{') || (text.starts_with('[') && text.ends_with(']')) => {
+        Err(error) if text.starts_with('{') || text.starts_with("[{") || text.ends_with(']') => {
             Err(error)
         }
         Err(_) => Ok(Value::String(text.to_owned())),
@@ -173,9 +166,7 @@ fn parse_value(text: &str) -> Result<Value, serde_yaml::Error> {
 fn place(tree: &mut Mapping, path: &[&str], value: Value) -> Result<(), usize> {
     let mut map = tree;
     for (depth, key) in path.iter().enumerate() {
-        let slot = map
-            .entry(Value::String((*key).to_owned()))
-            .or_insert(Value::Null);
+        let slot = map.entry(Value::String((*key).to_owned())).or_insert(Value::Null);
         if depth + 1 == path.len() {
             *slot = value;
             break;
@@ -219,21 +210,14 @@ fn bare_bytes(text: &str) -> Result<String, String> {
 
 /// `TLS_WAIT_TIME` has always been a bare number of milliseconds.
 fn bare_milliseconds(text: &str) -> Result<String, String> {
-    bare(text)
-        .map(|millis| format!("{millis}ms"))
-        .ok_or_else(|| {
-            let text = shown(text);
-            format!(
-                "`{text}` is not a number of milliseconds; write one without a unit, such as 500"
-            )
-        })
+    bare(text).map(|millis| format!("{millis}ms")).ok_or_else(|| {
+        let text = shown(text);
+        format!("`{text}` is not a number of milliseconds; write one without a unit, such as 500")
+    })
 }
 
 fn bare(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Parses `NAME=value` lines. A line that is wrong is named by its number, never quoted.
@@ -245,11 +229,7 @@ fn parse_env_file(
 ) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let read = Cell::new(0);
-    let lines = Lines {
-        rest: text.as_bytes(),
-        line: &[],
-        read: &read,
-    };
+    let lines = Lines { rest: text.as_bytes(), line: &[], read: &read };
     for item in dotenvy::from_read_iter(lines) {
         let error = match item {
             Ok((name, value)) => {

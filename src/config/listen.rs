@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::env::{CERT_PEM, Environment, KEY_PEM};
 use super::error::Where;
-use super::read::{Field, Reader, Section};
+use super::field::Field;
+use super::read::{Reader, Section};
 use crate::tls::identity::{Identity, IdentityError};
 
 /// Where a TLS listener is without any configuration.
@@ -30,10 +31,7 @@ pub struct Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = self.tls.as_ref().map(|_| "MASKED");
-        f.debug_struct("Listener")
-            .field("addr", &self.addr)
-            .field("tls", &tls)
-            .finish()
+        f.debug_struct("Listener").field("addr", &self.addr).field("tls", &tls).finish()
     }
 }
 
@@ -43,11 +41,7 @@ pub(super) fn listeners(
     env: &Environment,
     claims: &mut Claims,
 ) -> Vec<Listener> {
-    let mut shared = SharedIdentity {
-        env,
-        reader: root.reader,
-        made: None,
-    };
+    let mut shared = SharedIdentity { env, reader: root.reader, made: None };
     let listeners = match root.take("listen") {
         // What the unread source says about `listen` is not known.
         None if root.reader.incomplete => Vec::new(),
@@ -63,10 +57,7 @@ pub(super) fn listeners(
                     "nothing to listen on; write [{addr: \"0.0.0.0:8443\", tls: {}}] or remove the key",
                 );
             }
-            items
-                .into_iter()
-                .filter_map(|item| listener(item, &mut shared, claims))
-                .collect()
+            items.into_iter().filter_map(|item| listener(item, &mut shared, claims)).collect()
         }
     };
     if shared.made.is_none() && env.value(KEY_PEM).is_some() {
@@ -85,16 +76,8 @@ fn default_listeners(shared: &mut SharedIdentity<'_>, claims: &mut Claims) -> Ve
         "listen[1]: {DEFAULT_PLAIN} serves plain HTTP, because `listen` is not set; \
          presigned URLs can be read on the way"
     ));
-    let tls = tls.map(|tls| Listener {
-        addr: DEFAULT_TLS,
-        tls: Some(tls),
-    });
-    tls.into_iter()
-        .chain([Listener {
-            addr: DEFAULT_PLAIN,
-            tls: None,
-        }])
-        .collect()
+    let tls = tls.map(|tls| Listener { addr: DEFAULT_TLS, tls: Some(tls) });
+    tls.into_iter().chain([Listener { addr: DEFAULT_PLAIN, tls: None }]).collect()
 }
 
 /// Reads one entry of `listen`. None if anything in it is wrong, which is reported.
@@ -105,14 +88,12 @@ fn listener(
 ) -> Option<Listener> {
     let mut section = item.section();
     let addr = match section.take("addr") {
-        Some(field) => field
-            .address()
-            .inspect(|addr| claims.claim(shared.reader, &field.at, *addr, "")),
+        Some(field) => {
+            field.address().inspect(|addr| claims.claim(shared.reader, &field.at, *addr, ""))
+        }
         None => {
-            section.missing(
-                "addr",
-                "missing; write an IP address and a port, such as 0.0.0.0:8443",
-            );
+            section
+                .missing("addr", "missing; write an IP address and a port, such as 0.0.0.0:8443");
             None
         }
     };
@@ -127,10 +108,7 @@ fn listener(
         Some(field) => identity(field, addr, shared).map(Some),
     };
     section.finish(&["proxy_protocol"]);
-    Some(Listener {
-        addr: addr?,
-        tls: tls?,
-    })
+    Some(Listener { addr: addr?, tls: tls? })
 }
 
 /// Reads `tls`. None if anything in it is wrong, which is reported.
@@ -168,10 +146,7 @@ fn identity(
 
 /// Reads a certificate chain and its key.
 fn from_files(cert: &Field<'_>, key: &Field<'_>) -> Option<Arc<Identity>> {
-    let (cert_path, key_path) = (
-        cert.text().map(PathBuf::from),
-        key.text().map(PathBuf::from),
-    );
+    let (cert_path, key_path) = (cert.text().map(PathBuf::from), key.text().map(PathBuf::from));
     let (cert_path, key_path) = (cert_path?, key_path?);
     match Identity::from_files(&cert_path, &key_path) {
         Ok(identity) => Some(Arc::new(identity)),
@@ -180,13 +155,7 @@ fn from_files(cert: &Field<'_>, key: &Field<'_>) -> Option<Arc<Identity>> {
             (if in_key { key } else { cert }).fail(error.to_string());
             // The certificate comes first; a key that is missing as well is reported with it.
             if !in_key && let Err(source) = File::open(&key_path) {
-                key.fail(
-                    IdentityError::KeyFile {
-                        path: key_path,
-                        source,
-                    }
-                    .to_string(),
-                );
+                key.fail(IdentityError::KeyFile { path: key_path, source }.to_string());
             }
             None
         }
@@ -212,12 +181,7 @@ impl SharedIdentity<'_> {
     /// The identity for the listener whose `tls` is `at`. None if it cannot be, which is reported
     /// once.
     fn identity(&mut self, at: &str, addr: SocketAddr) -> Option<Arc<Identity>> {
-        if self
-            .env
-            .value(CERT_PEM)
-            .or(self.env.value(KEY_PEM))
-            .is_none()
-        {
+        if self.env.value(CERT_PEM).or(self.env.value(KEY_PEM)).is_none() {
             self.reader.warn(format!(
                 "{at}: {addr} serves a self-signed certificate made at start, which no device trusts; \
                  name cert and key, or set {CERT_PEM} and {KEY_PEM}"
@@ -234,51 +198,35 @@ impl SharedIdentity<'_> {
         let (cert, key) = match (self.env.value(CERT_PEM), self.env.value(KEY_PEM)) {
             (Some(cert), Some(key)) => (lines(cert), lines(key)),
             (Some(_), None) => {
-                self.reader.missing(
-                    &key_at,
-                    format!("missing; {CERT_PEM} is set, so set {KEY_PEM} too"),
-                );
+                self.reader
+                    .missing(&key_at, format!("missing; {CERT_PEM} is set, so set {KEY_PEM} too"));
                 return None;
             }
             (None, Some(_)) => {
-                self.reader.missing(
-                    &cert_at,
-                    format!("missing; {KEY_PEM} is set, so set {CERT_PEM} too"),
-                );
+                self.reader
+                    .missing(&cert_at, format!("missing; {KEY_PEM} is set, so set {CERT_PEM} too"));
                 return None;
             }
             (None, None) => {
                 let made = Identity::self_signed(&["localhost"]);
-                let report = |error| {
-                    self.reader
-                        .fail(at, format!("cannot make a certificate: {error}"))
-                };
+                let report =
+                    |error| self.reader.fail(at, format!("cannot make a certificate: {error}"));
                 return made.map_err(report).ok();
             }
         };
         let report = |error: IdentityError| {
-            let (at, name) = if is_about_key(&error) {
-                (key_at, KEY_PEM)
-            } else {
-                (cert_at, CERT_PEM)
-            };
-            self.reader
-                .fail_from(&at, Where::Variable(name.to_owned()), error.to_string());
+            let (at, name) =
+                if is_about_key(&error) { (key_at, KEY_PEM) } else { (cert_at, CERT_PEM) };
+            self.reader.fail_from(&at, Where::Variable(name.to_owned()), error.to_string());
         };
-        Identity::from_pem(cert.as_bytes(), key.as_bytes())
-            .map_err(report)
-            .ok()
+        Identity::from_pem(cert.as_bytes(), key.as_bytes()).map_err(report).ok()
     }
 }
 
 /// PEM text with its lines apart. A container's env file holds one line for each variable, so
 /// people write `\n` there.
 fn lines(pem: &str) -> String {
-    if pem.trim().contains('\n') {
-        pem.to_owned()
-    } else {
-        pem.replace("\\n", "\n")
-    }
+    if pem.trim().contains('\n') { pem.to_owned() } else { pem.replace("\\n", "\n") }
 }
 
 /// The addresses that are spoken for, and by whom.
@@ -295,10 +243,7 @@ impl Claims {
     /// Takes `addr` for `at`, or reports who has it already; `otherwise` says what else to do.
     pub(super) fn claim(&mut self, reader: &Reader, at: &str, addr: SocketAddr, otherwise: &str) {
         if let Some((other, _)) = self.0.iter().find(|(_, taken)| collide(*taken, addr)) {
-            reader.fail(
-                at,
-                format!("{addr} is taken by {other}; choose another port{otherwise}"),
-            );
+            reader.fail(at, format!("{addr} is taken by {other}; choose another port{otherwise}"));
         }
         self.0.push((format!("{at} ({addr})"), addr));
     }

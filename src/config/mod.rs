@@ -10,6 +10,7 @@
 
 mod env;
 mod error;
+mod field;
 mod listen;
 mod read;
 mod sections;
@@ -20,11 +21,11 @@ use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
+pub use crate::logging::Format as LogFormat;
 pub use error::{ConfigError, ConfigErrors, Where};
 pub use listen::Listener;
 
@@ -93,33 +94,6 @@ impl Default for Upstream {
     }
 }
 
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// `key=value`.
-    #[default]
-    Text,
-    /// One JSON object for each line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = UnknownLogFormat;
-
-    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(UnknownLogFormat(text.to_owned())),
-        }
-    }
-}
-
-/// Not a way to write log lines.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a log format: write text or json")]
-pub struct UnknownLogFormat(String);
-
 /// The process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
@@ -131,10 +105,7 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self {
-            threads: 0,
-            drain_timeout: Duration::from_secs(600),
-        }
+        Self { threads: 0, drain_timeout: Duration::from_secs(600) }
     }
 }
 
@@ -168,19 +139,13 @@ impl Config {
     /// is not counted.
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::default();
-        let mut tree = sources
-            .file
-            .as_deref()
-            .map(|path| file(path, &mut reader))
-            .unwrap_or_default();
+        let mut tree =
+            sources.file.as_deref().map(|path| file(path, &mut reader)).unwrap_or_default();
         let env = Environment::gather(sources, &mut reader);
         env.overlay(&mut tree, &mut reader);
         let config = sections::config(reader.root(tree), &env);
         let warnings = reader.finish()?;
-        Ok(Self {
-            warnings,
-            ..config.expect("whatever leaves no configuration is reported")
-        })
+        Ok(Self { warnings, ..config.expect("whatever leaves no configuration is reported") })
     }
 }
 
@@ -196,13 +161,12 @@ fn file(path: &Path, reader: &mut Reader) -> Mapping {
                 name,
                 format!(
                     "must be a map of keys, such as `drip: {{wait: 500ms}}`, not {}",
-                    read::kind(&other)
+                    field::kind(&other)
                 ),
             ),
             Err(error) => {
-                let place = error
-                    .location()
-                    .map(|l| format!("line {} column {}", l.line(), l.column()));
+                let place =
+                    error.location().map(|l| format!("line {} column {}", l.line(), l.column()));
                 let mut message = error.to_string();
                 if let Some(place) = &place {
                     message = message.replacen(&format!(" at {place}"), "", 1);

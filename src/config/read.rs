@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use super::error::{ConfigError, ConfigErrors, Where};
+use super::field::{Field, shown};
 use crate::units::{ByteSize, Wait};
 
 /// Collects errors and warnings, and knows which variable a value came from.
@@ -41,11 +41,7 @@ impl Reader {
 
     /// Keeps an error whose source is known to the caller.
     pub(super) fn fail_from(&self, at: &str, source: Where, message: impl Into<String>) {
-        let error = ConfigError {
-            at: at.to_owned(),
-            source,
-            message: message.into(),
-        };
+        let error = ConfigError { at: at.to_owned(), source, message: message.into() };
         self.errors.borrow_mut().push(error);
     }
 
@@ -92,13 +88,7 @@ impl Reader {
 
     /// The top of a tree.
     pub(super) fn root(&self, map: Mapping) -> Section<'_> {
-        Section {
-            reader: self,
-            at: String::new(),
-            map,
-            known: Vec::new(),
-            broken: false,
-        }
+        Section::new(self, String::new(), Some(map))
     }
 
     /// The warnings if there was no error, else the errors.
@@ -141,13 +131,15 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
+    /// The section at `at`. Without a map there was none, which must have been reported.
+    pub(super) fn new(reader: &'r Reader, at: String, map: Option<Mapping>) -> Self {
+        let broken = map.is_none();
+        Section { reader, at, map: map.unwrap_or_default(), known: Vec::new(), broken }
+    }
+
     /// The path of `key` in this section.
     pub(super) fn path(&self, key: &str) -> String {
-        if self.at.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.at)
-        }
+        if self.at.is_empty() { key.to_owned() } else { format!("{}.{key}", self.at) }
     }
 
     /// Takes `key` out, if it is there at all; its value may be null.
@@ -157,26 +149,19 @@ impl<'r> Section<'r> {
         self.reader.note_known(&at);
         self.known.push(key);
         let value = self.map.shift_remove(key)?;
-        Some(Field {
-            reader: self.reader,
-            at,
-            value,
-        })
+        Some(Field::new(self.reader, at, value))
     }
 
     /// Takes `key` out, if it has a value. A null (`key:` with nothing behind it) is none.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'r>> {
-        self.take_any(key).filter(|field| !field.value.is_null())
+        self.take_any(key).filter(|field| !field.is_null())
     }
 
     /// Takes `key` out as a section, empty if it is absent.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'r> {
         match self.take(key) {
             Some(field) => field.section(),
-            None => Section {
-                at: self.path(key),
-                ..self.reader.root(Mapping::new())
-            },
+            None => Section::new(self.reader, self.path(key), Some(Mapping::new())),
         }
     }
 
@@ -214,7 +199,8 @@ impl<'r> Section<'r> {
         };
         if !range.contains(&value) {
             let (least, most) = (range.start(), range.end());
-            field.fail(format!("{value} is out of range; write {least} to {most}"));
+            let written = shown(&field.scalar().unwrap_or_default());
+            field.fail(format!("`{written}` is out of range; write {least} to {most}"));
             return default;
         }
         value
@@ -229,10 +215,7 @@ impl<'r> Section<'r> {
             return default;
         };
         text.parse().unwrap_or_else(|_| {
-            field.fail(format!(
-                "`{}` is not a switch; write true or false",
-                shown(&text)
-            ));
+            field.fail(format!("`{}` is not a switch; write true or false", shown(&text)));
             default
         })
     }
@@ -255,8 +238,7 @@ impl<'r> Section<'r> {
             };
             let at = self.path(&name.escape_debug().to_string());
             if unavailable.contains(&name.as_str()) {
-                self.reader
-                    .fail(&at, "not available in this version of dripline; remove it");
+                self.reader.fail(&at, "not available in this version of dripline; remove it");
                 continue;
             }
             let candidates = self.known.iter().chain(unavailable);
@@ -281,162 +263,4 @@ fn nearest<'a>(
         .filter(|(edits, candidate)| *edits <= 2 && edits * 2 < candidate.len())
         .min()
         .map(|(_, candidate)| candidate)
-}
-
-/// A value and where it stands.
-pub(super) struct Field<'r> {
-    reader: &'r Reader,
-    pub(super) at: String,
-    value: Value,
-}
-
-impl<'r> Field<'r> {
-    /// Keeps an error about this value.
-    pub(super) fn fail(&self, message: impl Into<String>) {
-        self.reader.fail(&self.at, message);
-    }
-
-    /// Whether the value is `key:` with nothing behind it.
-    pub(super) fn is_null(&self) -> bool {
-        self.value.is_null()
-    }
-
-    /// Whether the value is a map.
-    pub(super) fn is_map(&self) -> bool {
-        self.value.is_mapping()
-    }
-
-    /// Whether the value switches its key off: `off`, or false.
-    pub(super) fn is_off(&self) -> bool {
-        is_off(&self.value)
-    }
-
-    /// The value as the text that was written, if it is a single value.
-    pub(super) fn scalar(&self) -> Option<String> {
-        let text = match &self.value {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            other => {
-                self.fail(format!("must be a single value, not {}", kind(other)));
-                return None;
-            }
-        };
-        // Whatever the key, a message about this value must not quote somebody's private key.
-        if is_pem(&text) {
-            self.fail("holds PEM text (MASKED); write the path of a file that holds it");
-            return None;
-        }
-        Some(text)
-    }
-
-    /// The value as text. A number is refused: YAML may have changed it (`0x10` reads as 16).
-    pub(super) fn text(&self) -> Option<String> {
-        match &self.value {
-            Value::Number(_) | Value::Bool(_) => {
-                let value = self.scalar()?;
-                self.fail(format!(
-                    "must be text, not {}; write \"{value}\"",
-                    kind(&self.value)
-                ));
-                None
-            }
-            _ => self.scalar(),
-        }
-    }
-
-    /// The value parsed as a `T`, whose error becomes the message.
-    pub(super) fn parse<T: FromStr<Err: Display>>(&self) -> Option<T> {
-        self.converted(self.scalar()?)
-    }
-
-    /// The value, which must be text, parsed as a `T`.
-    pub(super) fn parse_text<T: FromStr<Err: Display>>(&self) -> Option<T> {
-        self.converted(self.text()?)
-    }
-
-    fn converted<T: FromStr<Err: Display>>(&self, text: String) -> Option<T> {
-        text.parse()
-            .map_err(|error: T::Err| self.fail(error.to_string()))
-            .ok()
-    }
-
-    /// The value as an IP address and a port.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        let text = self.scalar()?;
-        let address = text.parse().ok();
-        if address.is_none() {
-            let text = shown(&text);
-            self.fail(format!(
-                "`{text}` is not an IP address and a port; write one such as 127.0.0.1:8080 or [::1]:8080"
-            ));
-        }
-        address
-    }
-
-    /// The value as a list, each element with its own path.
-    pub(super) fn items(self) -> Option<Vec<Field<'r>>> {
-        let Value::Sequence(items) = self.value else {
-            self.fail(format!("must be a list, not {}", kind(&self.value)));
-            return None;
-        };
-        let field = |(index, value)| Field {
-            reader: self.reader,
-            at: format!("{}[{index}]", self.at),
-            value,
-        };
-        Some(items.into_iter().enumerate().map(field).collect())
-    }
-
-    /// The value as a section; if it is no map, an empty one.
-    pub(super) fn section(self) -> Section<'r> {
-        let (map, broken) = match self.value {
-            Value::Mapping(map) => (map, false),
-            ref other => {
-                self.fail(format!("must be a map of keys, not {}", kind(other)));
-                (Mapping::new(), true)
-            }
-        };
-        Section {
-            reader: self.reader,
-            at: self.at,
-            map,
-            known: Vec::new(),
-            broken,
-        }
-    }
-}
-
-/// Whether a value in the place of a map switches the whole of it off.
-pub(super) fn is_off(value: &Value) -> bool {
-    matches!(value, Value::Bool(false))
-        || value
-            .as_str()
-            .is_some_and(|text| text == "off" || text == "false")
-}
-
-/// What a value is, in a user's words.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "empty",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Sequence(_) => "a list",
-        Value::Mapping(_) => "a map",
-        Value::Tagged(_) => "a tagged value",
-    }
-}
-
-/// A value as it may be quoted: on one line, and never PEM text.
-pub(super) fn shown(text: &str) -> String {
-    if is_pem(text) {
-        "MASKED".to_owned()
-    } else {
-        text.escape_debug().to_string()
-    }
-}
-
-fn is_pem(text: &str) -> bool {
-    text.contains("-----BEGIN")
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use openssl::x509::X509;
 
 use super::env::Environment;
+use super::field::{Field, shown};
 use super::listen::{Claims, listeners};
-use super::read::{Field, Section, shown};
+use super::read::Section;
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
@@ -20,14 +21,8 @@ use crate::s3::headers::HeaderPattern;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 6] = [
-    "profiles",
-    "spool",
-    "uploads",
-    "forward_proxy",
-    "shaping",
-    "limits",
-];
+const UNAVAILABLE: [&str; 6] =
+    ["profiles", "spool", "uploads", "forward_proxy", "shaping", "limits"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -69,24 +64,14 @@ fn s3(mut section: Section<'_>) -> Option<S3> {
     let reader = section.reader;
     let bucket = section.take("bucket");
     if bucket.is_none() {
-        section.missing(
-            "bucket",
-            "missing; write the bucket's name here or in S3_BUCKET",
-        );
+        section.missing("bucket", "missing; write the bucket's name here or in S3_BUCKET");
     }
     let bucket = bucket.and_then(|field| field.parse_text::<BucketName>());
     let errors = reader.error_count();
-    let region = section
-        .take("region")
-        .and_then(|field| field.parse_text::<Region>());
+    let region = section.take("region").and_then(|field| field.parse_text::<Region>());
     let host_field = section.take("host");
-    let host = host_field
-        .as_ref()
-        .and_then(Field::parse::<HostKind>)
-        .unwrap_or_default();
-    let addressing = section
-        .take("addressing")
-        .and_then(|field| field.parse::<Addressing>());
+    let host = host_field.as_ref().and_then(Field::parse::<HostKind>).unwrap_or_default();
+    let addressing = section.take("addressing").and_then(|field| field.parse::<Addressing>());
     let addressing = addressing.unwrap_or_default();
     let url_field = section.take("endpoint");
     let url = url_field.as_ref().and_then(Field::text);
@@ -104,24 +89,15 @@ fn s3(mut section: Section<'_>) -> Option<S3> {
         };
         let mut endpoint = build(region.as_ref());
         if let Err(EndpointError::RegionNeeded(_)) = endpoint {
-            section.missing(
-                "region",
-                "missing; write the bucket's region here or in AWS_REGION",
-            );
+            section.missing("region", "missing; write the bucket's region here or in AWS_REGION");
             endpoint = build("us-east-1".parse().ok().as_ref());
         }
-        endpoint
-            .map_err(|error| reader.fail(error.key(), error.to_string()))
-            .ok()
+        endpoint.map_err(|error| reader.fail(error.key(), error.to_string())).ok()
     });
     let ca = section.take("ca").and_then(|field| ca_file(&field));
     let authorization = section.flag("authorization", false);
     section.finish(&[]);
-    bucket.and(endpoint).map(|endpoint| S3 {
-        endpoint,
-        ca,
-        authorization,
-    })
+    bucket.and(endpoint).map(|endpoint| S3 { endpoint, ca, authorization })
 }
 
 /// The path of a readable file that holds at least one PEM certificate.
@@ -142,29 +118,13 @@ fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
 fn drip(mut section: Section<'_>) -> drip::Settings {
     let chunk_size = section.take("chunk_size").and_then(|field| {
         let size = field.parse::<ByteSize>()?;
-        ChunkSize::new(size.bytes())
-            .map_err(|error| field.fail(error.to_string()))
-            .ok()
+        ChunkSize::new(size.bytes()).map_err(|error| field.fail(error.to_string())).ok()
     });
-    let wait = section.time(
-        "wait",
-        Duration::from_millis(500),
-        Duration::ZERO..=MAX_WAIT,
-    );
-    let patterns = section
-        .take("response_headers")
-        .and_then(Field::items)
-        .unwrap_or_default();
-    let response_headers = patterns
-        .iter()
-        .filter_map(Field::parse_text::<HeaderPattern>)
-        .collect();
+    let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
+    let patterns = section.take("response_headers").and_then(Field::items).unwrap_or_default();
+    let response_headers = patterns.iter().filter_map(Field::parse_text::<HeaderPattern>).collect();
     section.finish(&[]);
-    drip::Settings {
-        chunk_size: chunk_size.unwrap_or_default(),
-        wait,
-        response_headers,
-    }
+    drip::Settings { chunk_size: chunk_size.unwrap_or_default(), wait, response_headers }
 }
 
 fn admin(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
@@ -177,9 +137,7 @@ fn admin(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
         None => (Some(DEFAULT_ADMIN), None),
         Some(field) => {
             let mut section = field.section();
-            let addr = section
-                .take("addr")
-                .map_or(Some(DEFAULT_ADMIN), |field| field.address());
+            let addr = section.take("addr").map_or(Some(DEFAULT_ADMIN), |field| field.address());
             (addr, Some(section))
         }
     };
@@ -201,14 +159,12 @@ fn health(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
     let field = root.take("health").filter(|field| !field.is_off())?;
     let mut section = field.section();
     let addr = match section.take("addr") {
-        Some(field) => field
-            .address()
-            .inspect(|addr| claims.claim(root.reader, &field.at, *addr, "")),
+        Some(field) => {
+            field.address().inspect(|addr| claims.claim(root.reader, &field.at, *addr, ""))
+        }
         None => {
-            section.missing(
-                "addr",
-                "missing; write an IP address and a port, such as 0.0.0.0:9101",
-            );
+            section
+                .missing("addr", "missing; write an IP address and a port, such as 0.0.0.0:9101");
             None
         }
     };
@@ -249,14 +205,7 @@ fn server(mut section: Section<'_>) -> Server {
         }
         threads
     });
-    let drain = section.time(
-        "drain_timeout",
-        default.drain_timeout,
-        Duration::ZERO..=MAX_DRAIN,
-    );
+    let drain = section.time("drain_timeout", default.drain_timeout, Duration::ZERO..=MAX_DRAIN);
     section.finish(&["upgrade_drain_timeout", "upgrade_sock"]);
-    Server {
-        threads: threads.unwrap_or(default.threads),
-        drain_timeout: drain,
-    }
+    Server { threads: threads.unwrap_or(default.threads), drain_timeout: drain }
 }

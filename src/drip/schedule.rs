@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_small_delay_does_not_move_the_grid() {
         let late = |k| if k % 2 == 1 { 249 * MS } else { Duration::ZERO };
-        let records = drip(&mut schedule(), &mut Duration::ZERO, 4096 * 1000, late);
+        let records = drip(&mut schedule(), &mut { Duration::ZERO }, 4096 * 1000, late);
         assert_eq!(records[998].0, WAIT * 998);
         assert_eq!(records[999].0, WAIT * 999 + 249 * MS);
     }
@@ -171,7 +171,7 @@ mod tests {
     fn a_large_delay_skips_grid_points_and_never_bursts() {
         for (late, next) in [(250, 1000), (600, 1000), (749, 1000), (750, 1500), (5000, 5500)] {
             let stall = |k| if k == 1 { late * MS } else { Duration::ZERO };
-            let records = drip(&mut schedule(), &mut Duration::ZERO, 4096 * 4, stall);
+            let records = drip(&mut schedule(), &mut { Duration::ZERO }, 4096 * 4, stall);
             assert_eq!(records[1].0, (500 + late) * MS);
             assert_eq!(records[2].0, (500 + next) * MS, "late by {late} ms");
             assert_eq!(records[3].0, (1000 + next) * MS);
@@ -245,7 +245,7 @@ mod tests {
             let chunk = ChunkSize::new(chunk).unwrap();
             let total = (delays.len() as u64 - 1) * chunk.bytes() as u64 + last.min(chunk.bytes() as u64);
             let mut schedule = Schedule::new(chunk, wait);
-            let records = drip(&mut schedule, &mut Duration::ZERO, total, |k| Duration::from_nanos(delays[k]));
+            let records = drip(&mut schedule, &mut { Duration::ZERO }, total, |k| Duration::from_nanos(delays[k]));
             prop_assert_eq!(records.len(), delays.len());
             prop_assert_eq!(records.iter().map(|r| r.1 as u64).sum::<u64>(), total);
             let origin = records[0].0;

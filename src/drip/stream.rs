@@ -237,9 +237,8 @@ impl PacedStream {
                 Poll::Ready(Ok(())) => self.ahead.extend_from_slice(buf.filled()),
             }
         }
-        self.ahead_end.then(|| {
-            io::Error::new(io::ErrorKind::BrokenPipe, "the client closed the connection")
-        })
+        self.ahead_end
+            .then(|| io::Error::new(io::ErrorKind::BrokenPipe, "the client closed the connection"))
     }
 
     fn gone<T>(&mut self, e: io::Error) -> Poll<io::Result<T>> {
@@ -453,7 +452,9 @@ mod tests {
         assert_eq!(sizes, [HEAD.len(), 4096, 4096, 1808]);
         // tokio's timer rounds up to the millisecond
         let times: Vec<_> = seen.iter().map(|s| s.0.as_millis()).collect();
-        assert!(times[1] <= 1 && (500..=502).contains(&times[2]) && (1000..=1002).contains(&times[3]));
+        assert!(
+            times[1] <= 1 && (500..=502).contains(&times[2]) && (1000..=1002).contains(&times[3])
+        );
         let sent = (progress.bytes(), progress.records(), progress.last_record());
         assert_eq!(sent, (10_000, 3, 1808));
     }
@@ -512,9 +513,8 @@ mod tests {
         stream.write_all(HEAD).await.unwrap();
         stream.write_all(&[0; 64]).await.unwrap();
         let start = Instant::now();
-        let write = tokio::spawn(async move {
-            stream.write_all(&[0; 64]).await.unwrap_err().kind()
-        });
+        let write =
+            tokio::spawn(async move { stream.write_all(&[0; 64]).await.unwrap_err().kind() });
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(far);
         assert_eq!(write.await.unwrap(), io::ErrorKind::BrokenPipe);

@@ -21,7 +21,7 @@ impl Answer {
     }
 
     /// The answer to a request that has no place here.
-    pub fn refusal(refusal: &Refusal) -> Self {
+    pub fn refusal(refusal: Refusal) -> Self {
         Self {
             status: refusal.status(),
             reason: refusal.reason().to_owned(),

@@ -8,6 +8,7 @@
 
 use url::{Host, Url};
 
+use super::amazon;
 pub use super::settings::{Addressing, BucketName, EndpointError, HostKind, Region};
 use crate::route::{ObjectKey, Refusal};
 
@@ -40,7 +41,7 @@ impl Endpoint {
         kind: HostKind,
         addressing: Addressing,
     ) -> Result<Self, EndpointError> {
-        let service = amazon_host(region, kind)?;
+        let service = amazon::host(region, kind)?;
         bucket.require_dns_compatible()?;
         if kind == HostKind::Accelerate {
             if bucket.has_dots() {
@@ -55,12 +56,7 @@ impl Endpoint {
             Addressing::Virtual => false,
             Addressing::Path => true,
         };
-        let authority = Authority {
-            tls: true,
-            host: service,
-            port: 443,
-            ip: false,
-        };
+        let authority = Authority { tls: true, host: service, port: 443, ip: false };
         Self::new(authority, bucket, path_style)
     }
 
@@ -77,6 +73,11 @@ impl Endpoint {
         addressing: Addressing,
     ) -> Result<Self, EndpointError> {
         let authority = Authority::parse(url).map_err(EndpointError::Url)?;
+        // An IP address has no place in SNI (RFC 6066 §3), and OpenSSL would look for it among
+        // the certificate's DNS names.
+        if authority.tls && authority.ip {
+            return Err(EndpointError::HttpsIp(authority.host));
+        }
         Self::new(authority, bucket, addressing != Addressing::Virtual)
     }
 
@@ -100,12 +101,7 @@ impl Endpoint {
             authority.host = format!("{bucket}.{}", authority.host);
         }
         let host_header = authority.header();
-        Ok(Self {
-            authority,
-            host_header,
-            bucket: bucket.clone(),
-            path_style,
-        })
+        Ok(Self { authority, host_header, bucket: bucket.clone(), path_style })
     }
 
     /// Whether S3 is reached over TLS.
@@ -153,11 +149,7 @@ impl Endpoint {
         if self.path_style && key.escapes_root() {
             return Err(Refusal::LeavesBucket);
         }
-        let bucket = if self.path_style {
-            self.bucket.as_str()
-        } else {
-            ""
-        };
+        let bucket = if self.path_style { self.bucket.as_str() } else { "" };
         let length = bucket.len() + key.as_bytes().len() + query.map_or(0, <[u8]>::len);
         let mut target = Vec::with_capacity(length + "//?".len());
         target.push(b'/');
@@ -172,35 +164,6 @@ impl Endpoint {
         }
         Ok(target)
     }
-}
-
-/// The name of Amazon's service host. The China regions are a partition of their own: another domain,
-/// and neither a global nor an accelerated nor a FIPS host.
-fn amazon_host(region: Option<&Region>, kind: HostKind) -> Result<String, EndpointError> {
-    let china = region.filter(|region| region.as_str().starts_with("cn-"));
-    let lacking = matches!(
-        kind,
-        HostKind::Global | HostKind::Accelerate | HostKind::Fips
-    );
-    if let (Some(region), true) = (china, lacking) {
-        return Err(EndpointError::China {
-            kind,
-            region: region.clone(),
-        });
-    }
-    let domain = if china.is_some() {
-        "amazonaws.com.cn"
-    } else {
-        "amazonaws.com"
-    };
-    let region = || region.ok_or(EndpointError::RegionNeeded(kind));
-    Ok(match kind {
-        HostKind::Regional => format!("s3.{}.{domain}", region()?),
-        HostKind::Global => format!("s3.{domain}"),
-        HostKind::DualStack => format!("s3.dualstack.{}.{domain}", region()?),
-        HostKind::Fips => format!("s3-fips.{}.{domain}", region()?),
-        HostKind::Accelerate => format!("s3-accelerate.{domain}"),
-    })
 }
 
 /// Scheme, host and port of a service.
@@ -246,28 +209,15 @@ impl Authority {
             Some(Host::Ipv6(address)) => (address.to_string(), true),
             None => return Err("the host is missing"),
         };
-        Ok(Self {
-            tls,
-            host,
-            port,
-            ip,
-        })
+        Ok(Self { tls, host, port, ip })
     }
 
     /// As in a Host header.
     pub(super) fn header(&self) -> String {
         let v6 = self.ip && self.host.contains(':');
-        let host = if v6 {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
+        let host = if v6 { format!("[{}]", self.host) } else { self.host.clone() };
         let default = if self.tls { 443 } else { 80 };
-        if self.port == default {
-            host
-        } else {
-            format!("{host}:{}", self.port)
-        }
+        if self.port == default { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -318,31 +268,20 @@ mod tests {
             ("us-east-1", Regional, "s3.us-east-1.amazonaws.com"),
             (sydney, Global, "s3.amazonaws.com"),
             ("", Global, "s3.amazonaws.com"),
-            (
-                sydney,
-                DualStack,
-                "s3.dualstack.ap-southeast-2.amazonaws.com",
-            ),
+            (sydney, DualStack, "s3.dualstack.ap-southeast-2.amazonaws.com"),
             ("us-gov-west-1", Fips, "s3-fips.us-gov-west-1.amazonaws.com"),
             (sydney, Accelerate, "s3-accelerate.amazonaws.com"),
             ("", Accelerate, "s3-accelerate.amazonaws.com"),
             ("cn-north-1", Regional, "s3.cn-north-1.amazonaws.com.cn"),
-            (
-                "cn-northwest-1",
-                DualStack,
-                "s3.dualstack.cn-northwest-1.amazonaws.com.cn",
-            ),
+            ("cn-northwest-1", DualStack, "s3.dualstack.cn-northwest-1.amazonaws.com.cn"),
         ] {
             for (addressing, path_style) in [(Auto, false), (Virtual, false), (Path, true)] {
                 if (kind, addressing) == (Accelerate, Path) {
                     continue;
                 }
                 let endpoint = amazon(region, "my-bucket", kind, addressing).expect("an endpoint");
-                let host = if path_style {
-                    service.to_owned()
-                } else {
-                    format!("my-bucket.{service}")
-                };
+                let host =
+                    if path_style { service.to_owned() } else { format!("my-bucket.{service}") };
                 assert_eq!(endpoint.host(), host);
                 assert_eq!(endpoint.host_header(), host);
                 assert_eq!((endpoint.tls(), endpoint.port()), (true, 443));
@@ -362,112 +301,42 @@ mod tests {
 
     #[test]
     fn amazons_errors() {
-        for (kind, name) in [
-            (Regional, "regional"),
-            (DualStack, "dualstack"),
-            (Fips, "fips"),
-        ] {
+        for (kind, name) in [(Regional, "regional"), (DualStack, "dualstack"), (Fips, "fips")] {
             let message = format!(
                 "the {name} host's name holds the region: set it, for example to ap-southeast-2"
             );
             fails(amazon("", "my-bucket", kind, Auto), "s3.region", &message);
         }
-        for (kind, name) in [
-            (Global, "global"),
-            (Fips, "fips"),
-            (Accelerate, "accelerate"),
-        ] {
+        for (kind, name) in [(Global, "global"), (Fips, "fips"), (Accelerate, "accelerate")] {
             let message = format!(
                 "cn-north-1 has no {name} host, as no China region has: write regional or dualstack"
             );
-            fails(
-                amazon("cn-north-1", "my-bucket", kind, Auto),
-                "s3.host",
-                &message,
-            );
+            fails(amazon("cn-north-1", "my-bucket", kind, Auto), "s3.host", &message);
         }
         let message = "Transfer Acceleration does not serve a bucket with dots in its name (my.bucket): write regional";
-        fails(
-            amazon("", "my.bucket", Accelerate, Auto),
-            "s3.host",
-            message,
-        );
+        fails(amazon("", "my.bucket", Accelerate, Auto), "s3.host", message);
         let message = "Transfer Acceleration knows no path style: write auto or virtual";
-        fails(
-            amazon("", "my-bucket", Accelerate, Path),
-            "s3.addressing",
-            message,
-        );
+        fails(amazon("", "my-bucket", Accelerate, Path), "s3.addressing", message);
         let message = "the service's wildcard certificate, *.s3.amazonaws.com, does not cover \
                        my.bucket.s3.amazonaws.com because of the dots in the bucket's name: write auto or path";
-        fails(
-            amazon("", "my.bucket", Global, Virtual),
-            "s3.addressing",
-            message,
-        );
+        fails(amazon("", "my.bucket", Global, Virtual), "s3.addressing", message);
         let message = "\"My_Bucket\" cannot be a bucket at Amazon S3 or in virtual-hosted addressing: \
                        only lower-case letters, digits, dots and hyphens may be in it";
-        fails(
-            amazon("us-east-1", "My_Bucket", Regional, Path),
-            "s3.bucket",
-            message,
-        );
+        fails(amazon("us-east-1", "My_Bucket", Regional, Path), "s3.bucket", message);
     }
 
     #[test]
     fn custom_endpoints() {
         for (url, tls, host, port, header) in [
-            (
-                "https://minio.example",
-                true,
-                "minio.example",
-                443,
-                "minio.example",
-            ),
-            (
-                "https://MinIO.Example/",
-                true,
-                "minio.example",
-                443,
-                "minio.example",
-            ),
-            (
-                "https://minio.example:443",
-                true,
-                "minio.example",
-                443,
-                "minio.example",
-            ),
-            (
-                "https://minio.example:80",
-                true,
-                "minio.example",
-                80,
-                "minio.example:80",
-            ),
-            (
-                "http://minio_1:9000",
-                false,
-                "minio_1",
-                9000,
-                "minio_1:9000",
-            ),
+            ("https://minio.example", true, "minio.example", 443, "minio.example"),
+            ("https://MinIO.Example/", true, "minio.example", 443, "minio.example"),
+            ("https://minio.example:443", true, "minio.example", 443, "minio.example"),
+            ("https://minio.example:80", true, "minio.example", 80, "minio.example:80"),
+            ("http://minio_1:9000", false, "minio_1", 9000, "minio_1:9000"),
             ("http://localhost", false, "localhost", 80, "localhost"),
-            (
-                "http://192.0.2.1:9000",
-                false,
-                "192.0.2.1",
-                9000,
-                "192.0.2.1:9000",
-            ),
+            ("http://192.0.2.1:9000", false, "192.0.2.1", 9000, "192.0.2.1:9000"),
             ("http://[::1]:9000", false, "::1", 9000, "[::1]:9000"),
-            (
-                "https://[2001:db8::1]",
-                true,
-                "2001:db8::1",
-                443,
-                "[2001:db8::1]",
-            ),
+            ("https://[2001:db8::1]", true, "2001:db8::1", 443, "[2001:db8::1]"),
         ] {
             for addressing in [Auto, Path] {
                 let endpoint = custom(url, "Old_Bucket", addressing).expect("an endpoint");
@@ -501,18 +370,9 @@ mod tests {
             ("https:/minio", "it must begin with https:// or http://"),
             ("s3://bucket", "it must begin with https:// or http://"),
             ("https://", "the host or the port in it is not a valid one"),
-            (
-                "https://a b",
-                "the host or the port in it is not a valid one",
-            ),
-            (
-                "https://h:99999",
-                "the host or the port in it is not a valid one",
-            ),
-            (
-                "https://[::1",
-                "the host or the port in it is not a valid one",
-            ),
+            ("https://a b", "the host or the port in it is not a valid one"),
+            ("https://h:99999", "the host or the port in it is not a valid one"),
+            ("https://[::1", "the host or the port in it is not a valid one"),
             (
                 "https://key:secret@h",
                 "leave user name and password out: requests are signed by the clients",
@@ -529,16 +389,9 @@ mod tests {
             ),
             ("https://h:0", "port 0 cannot be connected to"),
         ] {
-            fails(
-                custom(bad, "my-bucket", Auto),
-                "s3.endpoint",
-                &format!("{url}{why}"),
-            );
+            fails(custom(bad, "my-bucket", Auto), "s3.endpoint", &format!("{url}{why}"));
         }
-        for (url, ip) in [
-            ("http://192.0.2.1:9000", "192.0.2.1"),
-            ("https://[::1]", "::1"),
-        ] {
+        for (url, ip) in [("http://192.0.2.1:9000", "192.0.2.1"), ("https://[::1]", "::1")] {
             let message = format!(
                 "a bucket's name cannot be put before an IP address ({ip}): write auto or path, or give the endpoint a name"
             );
@@ -546,18 +399,10 @@ mod tests {
         }
         let message = "the service's wildcard certificate, *.minio.example, does not cover my.bucket.minio.example \
                        because of the dots in the bucket's name: write auto or path";
-        fails(
-            custom("https://minio.example", "my.bucket", Virtual),
-            "s3.addressing",
-            message,
-        );
+        fails(custom("https://minio.example", "my.bucket", Virtual), "s3.addressing", message);
         let message = "\"Old_Bucket\" cannot be a bucket at Amazon S3 or in virtual-hosted addressing: \
                        only lower-case letters, digits, dots and hyphens may be in it";
-        fails(
-            custom("https://minio.example", "Old_Bucket", Virtual),
-            "s3.bucket",
-            message,
-        );
+        fails(custom("https://minio.example", "Old_Bucket", Virtual), "s3.bucket", message);
     }
 
     #[test]
@@ -567,29 +412,14 @@ mod tests {
         for (key, query, tail) in [
             ("a", None, "a"),
             ("a", Some(""), "a?"),
-            (
-                "a%20b+c%2B%2f//é",
-                Some("x=1&x=&&y?z"),
-                "a%20b+c%2B%2f//é?x=1&x=&&y?z",
-            ),
+            ("a%20b+c%2B%2f//é", Some("x=1&x=&&y?z"), "a%20b+c%2B%2f//é?x=1&x=&&y?z"),
             ("/a/../b", Some("../.."), "/a/../b?../.."),
         ] {
             assert_eq!(target(&virtual_hosted, key, query), Ok(format!("/{tail}")));
-            assert_eq!(
-                target(&path_style, key, query),
-                Ok(format!("/my-bucket/{tail}"))
-            );
+            assert_eq!(target(&path_style, key, query), Ok(format!("/my-bucket/{tail}")));
         }
-        for key in [
-            "../other/secret",
-            "%2e%2e%2fother/secret",
-            "a/..%5c..\\other",
-        ] {
-            assert_eq!(
-                target(&virtual_hosted, key, None),
-                Ok(format!("/{key}")),
-                "S3's to judge"
-            );
+        for key in ["../other/secret", "%2e%2e%2fother/secret", "a/..%5c..\\other"] {
+            assert_eq!(target(&virtual_hosted, key, None), Ok(format!("/{key}")), "S3's to judge");
             assert_eq!(target(&path_style, key, None), Err(Refusal::LeavesBucket));
         }
     }
@@ -597,7 +427,10 @@ mod tests {
     proptest! {
         #[test]
         fn targets_end_with_exactly_what_came(
-            key in proptest::collection::vec(any::<u8>(), 1..80),
+            key in proptest::collection::vec(
+                prop_oneof![9 => 0x21..=0x3eu8, 8 => 0x40..=0xffu8, 3 => Just(b'.'), 2 => Just(b'/')],
+                1..80,
+            ),
             query in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..80)),
         ) {
             let Some(key) = ObjectKey::new(&key) else { return Ok(()) };

@@ -15,24 +15,12 @@ use std::str::FromStr;
 use percent_encoding::percent_decode;
 
 /// Request headers that S3 acts on without a signature: ranges and conditions (RFC 9110 §13.1, §14.2).
-const READ_BY_S3: [&str; 6] = [
-    "range",
-    "if-match",
-    "if-none-match",
-    "if-modified-since",
-    "if-unmodified-since",
-    "if-range",
-];
+const READ_BY_S3: [&str; 6] =
+    ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
 
 /// Headers of one connection rather than of a message (RFC 9110 §7.6.1), besides `proxy-*`.
-const HOP_BY_HOP: [&str; 6] = [
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const HOP_BY_HOP: [&str; 6] =
+    ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Never sent on, even if signed: `host` is dripline's to set, the client's cookies are nobody's business
 /// at S3, and a GET's body headers would promise S3 a body that does not follow.
@@ -149,8 +137,7 @@ impl SignedHeaders {
 
     fn add(&mut self, list: &[u8]) {
         let names = list.split(|b| *b == b';').filter(|name| !name.is_empty());
-        self.names
-            .extend(names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()));
+        self.names.extend(names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()));
     }
 }
 
@@ -165,10 +152,7 @@ pub(super) fn parameters(query: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, C
     query.split(|b| *b == b'&').map(|pair| {
         let end = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
         let value = pair.get(end + 1..).unwrap_or_default();
-        (
-            percent_decode(&pair[..end]).into(),
-            percent_decode(value).into(),
-        )
+        (percent_decode(&pair[..end]).into(), percent_decode(value).into())
     })
 }
 
@@ -183,11 +167,7 @@ pub struct HeaderPattern {
 impl HeaderPattern {
     /// Whether the pattern names this header; `name` is in lower case.
     pub fn matches(&self, name: &str) -> bool {
-        if self.prefix {
-            name.starts_with(&self.name)
-        } else {
-            name == self.name
-        }
+        if self.prefix { name.starts_with(&self.name) } else { name == self.name }
     }
 }
 
@@ -201,19 +181,12 @@ impl FromStr for HeaderPattern {
         };
         if name.is_empty() {
             let everything = HeaderPatternError::Everything;
-            return Err(if prefix {
-                everything
-            } else {
-                HeaderPatternError::Empty
-            });
+            return Err(if prefix { everything } else { HeaderPatternError::Empty });
         }
         if !name.bytes().all(is_token) || name.contains('*') {
             return Err(HeaderPatternError::Name(pattern.to_owned()));
         }
-        Ok(Self {
-            name: name.to_ascii_lowercase(),
-            prefix,
-        })
+        Ok(Self { name: name.to_ascii_lowercase(), prefix })
     }
 }
 
@@ -257,9 +230,7 @@ mod tests {
     }
 
     fn patterns(list: &[&str]) -> Vec<HeaderPattern> {
-        list.iter()
-            .map(|pattern| pattern.parse().expect("a pattern"))
-            .collect()
+        list.iter().map(|pattern| pattern.parse().expect("a pattern")).collect()
     }
 
     const V2: &str = "AWSAccessKeyId=AKIA&Signature=a%2Fb&Expires=1";
@@ -300,10 +271,7 @@ mod tests {
         assert!(!forwards("x-amz-expected-bucket-owner", &signed, false));
         assert!(!forwards("host", &signed, false), "set by the proxy");
         let names: Vec<_> = signed.names().collect();
-        assert_eq!(
-            names,
-            ["host", "x-amz-request-payer", "range", "user-agent"]
-        );
+        assert_eq!(names, ["host", "x-amz-request-payer", "range", "user-agent"]);
     }
 
     #[test]
@@ -315,11 +283,7 @@ mod tests {
             assert!(signed.covers(name), "{name}");
             assert!(!forwards(name, &signed, true), "{name}");
         }
-        assert!(!forwards(
-            "authorization",
-            &query("X-Amz-SignedHeaders=authorization"),
-            false
-        ));
+        assert!(!forwards("authorization", &query("X-Amz-SignedHeaders=authorization"), false));
     }
 
     #[test]
@@ -335,12 +299,9 @@ mod tests {
             assert!(query(spelled).covers("host"), "{spelled}");
             assert!(!query(spelled).covers(""), "{spelled}");
         }
-        for none in [
-            "",
-            "X-Amz-SignedHeaders",
-            "X-Amz-SignedHeaders=",
-            "Z-X-Amz-SignedHeaders=x-amz-a",
-        ] {
+        for none in
+            ["", "X-Amz-SignedHeaders", "X-Amz-SignedHeaders=", "Z-X-Amz-SignedHeaders=x-amz-a"]
+        {
             assert_eq!(query(none), SignedHeaders::default(), "{none}");
         }
         assert_eq!(SignedHeaders::of(None, None), SignedHeaders::default());
@@ -349,21 +310,10 @@ mod tests {
     #[test]
     fn version_2_covers_all_of_amazons_headers() {
         let signed = query(V2);
-        for name in [
-            "x-amz-request-payer",
-            "x-amz-meta-a",
-            "content-type",
-            "content-md5",
-        ] {
+        for name in ["x-amz-request-payer", "x-amz-meta-a", "content-type", "content-md5"] {
             assert!(forwards(name, &signed, false), "{name}");
         }
-        for name in [
-            "user-agent",
-            "date",
-            "cookie",
-            "authorization",
-            "content-length",
-        ] {
+        for name in ["user-agent", "date", "cookie", "authorization", "content-length"] {
             assert!(!forwards(name, &signed, false), "{name}");
         }
         for part in [
@@ -382,12 +332,7 @@ mod tests {
         let joined = v4.replace(", ", ",");
         for value in [v4, &joined] {
             let signed = SignedHeaders::of(None, Some(value.as_bytes()));
-            for name in [
-                "authorization",
-                "date",
-                "x-amz-content-sha256",
-                "x-amz-date",
-            ] {
+            for name in ["authorization", "date", "x-amz-content-sha256", "x-amz-date"] {
                 assert!(forwards(name, &signed, true), "{name}");
             }
             assert!(!forwards("x-amz-other", &signed, true));
@@ -402,11 +347,7 @@ mod tests {
 
     #[test]
     fn a_signed_date_passes() {
-        assert!(forwards(
-            "date",
-            &query("X-Amz-SignedHeaders=date;host"),
-            false
-        ));
+        assert!(forwards("date", &query("X-Amz-SignedHeaders=date;host"), false));
     }
 
     #[test]
@@ -449,29 +390,17 @@ mod tests {
 
     #[test]
     fn patterns_are_read_and_shown_in_lower_case() {
-        for (written, shown) in [
-            ("X-Amz-Meta-*", "x-amz-meta-*"),
-            ("ETag", "etag"),
-            ("x_odd!", "x_odd!"),
-        ] {
-            assert_eq!(
-                written
-                    .parse::<HeaderPattern>()
-                    .expect("a pattern")
-                    .to_string(),
-                shown
-            );
+        for (written, shown) in
+            [("X-Amz-Meta-*", "x-amz-meta-*"), ("ETag", "etag"), ("x_odd!", "x_odd!")]
+        {
+            assert_eq!(written.parse::<HeaderPattern>().expect("a pattern").to_string(), shown);
         }
     }
 
     #[test]
     fn patterns_that_are_none_say_why() {
-        let error = |pattern: &str| {
-            pattern
-                .parse::<HeaderPattern>()
-                .expect_err("no pattern")
-                .to_string()
-        };
+        let error =
+            |pattern: &str| pattern.parse::<HeaderPattern>().expect_err("no pattern").to_string();
         assert_eq!(
             error(""),
             "the header's name is empty: write one such as x-amz-version-id, or a prefix such as x-amz-meta-*"

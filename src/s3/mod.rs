@@ -1,8 +1,10 @@
-//! What dripline knows of S3: where it is, which headers belong to it, and how to read a presigned URL.
+//! What dripline knows of S3: where it is ([`endpoint`]), which of its addresses to use ([`resolve`]),
+//! which headers belong to it ([`headers`]), and how to read a presigned URL ([`presigned`]).
 //!
-//! Everything here is about names and bytes. Nothing here opens a connection, keeps state or reads a
-//! clock, and no signature is ever made or checked: that is S3's part.
+//! No signature is ever made or checked here: that is S3's part. All but [`resolve`] is about names
+//! and bytes alone, without I/O, state or a clock.
 
+mod amazon;
 pub mod endpoint;
 pub mod headers;
 pub mod presigned;

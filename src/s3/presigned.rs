@@ -10,9 +10,8 @@
 
 use std::fmt;
 
-use super::endpoint::{
-    Addressing, Authority, BucketName, Endpoint, EndpointError, HostKind, Region,
-};
+use super::amazon::{self, Named};
+use super::endpoint::{Addressing, Authority, BucketName, Endpoint, EndpointError, HostKind};
 use super::headers::{SignedHeaders, is_version_2, parameters};
 use crate::route::{ObjectKey, breaks_request_line};
 
@@ -52,20 +51,14 @@ impl PresignedUrl {
             return Err(PresignedError::Fragment);
         }
         let host = url.find("://").map_or(0, |at| at + "://".len());
-        let end = url[host..]
-            .find(['/', '?'])
-            .map_or(url.len(), |at| host + at);
+        let end = url[host..].find(['/', '?']).map_or(url.len(), |at| host + at);
         let authority = Authority::parse(&url[..end]).map_err(PresignedError::Url)?;
         let (path, query) = match url[end..].split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (&url[end..], None),
         };
         let path = path.strip_prefix('/').unwrap_or_default().to_owned();
-        let parsed = Self {
-            authority,
-            path,
-            query,
-        };
+        let parsed = Self { authority, path, query };
 
         let readings = parsed.readings(None);
         let first = readings.first().ok_or(PresignedError::NoObject)?;
@@ -101,11 +94,7 @@ impl PresignedUrl {
     /// the signed value, or S3 answers 403. A version 2 signature does not say which it covers.
     pub fn headers(&self) -> Vec<String> {
         let signed = SignedHeaders::of(self.query_bytes(), None);
-        signed
-            .names()
-            .filter(|name| *name != "host")
-            .map(str::to_owned)
-            .collect()
+        signed.names().filter(|name| *name != "host").map(str::to_owned).collect()
     }
 
     /// Whether another reading of the URL is possible: at a host other than Amazon's, the bucket may
@@ -144,9 +133,7 @@ impl PresignedUrl {
             &self.path
         };
         let key = ObjectKey::new(key.as_bytes()).ok_or(Mismatch::NoObject)?;
-        endpoint
-            .target(&key, self.query_bytes())
-            .map_err(|_| Mismatch::LeavesBucket)?;
+        endpoint.target(&key, self.query_bytes()).map_err(|_| Mismatch::LeavesBucket)?;
         let key = &self.path[self.path.len() - key.as_bytes().len()..];
         Ok(match &self.query {
             Some(query) => format!("/file/{key}?{query}"),
@@ -160,10 +147,8 @@ impl PresignedUrl {
         self.settings_for(None)
     }
 
-    fn settings_for(&self, endpoint: Option<&Endpoint>) -> Vec<(&'static str, String)> {
-        self.likeliest(endpoint)
-            .map(|settings| settings.0)
-            .unwrap_or_default()
+    fn settings_for(&self, endpoint: Option<&Endpoint>) -> Settings {
+        self.likeliest(endpoint).unwrap_or_default()
     }
 
     fn query_bytes(&self) -> Option<&[u8]> {
@@ -172,23 +157,18 @@ impl PresignedUrl {
 
     /// The settings of the first reading that has any.
     fn likeliest(&self, endpoint: Option<&Endpoint>) -> Option<Settings> {
-        self.readings(endpoint)
-            .iter()
-            .find_map(|reading| self.settings_of(reading).ok())
+        self.readings(endpoint).iter().find_map(|reading| self.settings_of(reading).ok())
     }
 
     /// Where the bucket may stand in this URL, most likely first.
     fn readings(&self, endpoint: Option<&Endpoint>) -> Vec<Reading> {
         let host = &self.authority.host;
         if !self.authority.ip
-            && let Some((service, amazon)) = amazon_service(host)
+            && let Some((service, amazon)) = amazon::recognise(host)
         {
-            return match host
-                .strip_suffix(service)
-                .and_then(|bucket| bucket.strip_suffix('.'))
-            {
-                Some(bucket) => self.in_host(bucket, Some(amazon)),
-                None => self.in_path(Some(amazon)),
+            return match host.strip_suffix(service).and_then(|bucket| bucket.strip_suffix('.')) {
+                Some(bucket) => self.in_host(bucket, amazon),
+                None => self.in_path(amazon),
             }
             .into_iter()
             .collect();
@@ -197,12 +177,8 @@ impl PresignedUrl {
         let mut readings = Vec::new();
         if let Some(endpoint) = endpoint {
             let bucket = endpoint.bucket().as_str();
-            let before_host = host
-                .strip_prefix(bucket)
-                .and_then(|rest| rest.strip_prefix('.'));
-            let in_path = self
-                .in_path(None)
-                .filter(|reading| reading.bucket == *endpoint.bucket());
+            let before_host = host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.'));
+            let in_path = self.in_path(None).filter(|reading| reading.bucket == *endpoint.bucket());
             // With the configured service below the bucket there is no doubt left; otherwise a
             // bucket in the path is likelier, since a host may share its first label by chance.
             if before_host == Some(endpoint.host()) {
@@ -214,16 +190,9 @@ impl PresignedUrl {
             }
         }
         // Most services have a label that says where their own name begins.
-        let starts = |label: &str| {
-            label == "s3" || label.starts_with("s3-") || label.starts_with("s3express-")
-        };
-        let service = host
-            .split('.')
-            .rev()
-            .position(starts)
-            .map(|after| host.split('.').count() - 1 - after);
-        if let Some(labels @ 1..) = service {
-            readings.extend(self.in_host(&join(host.split('.').take(labels)), None));
+        let starts = [".s3.", ".s3-", ".s3express-"];
+        if let Some(at) = starts.iter().filter_map(|label| host.rfind(label)).max() {
+            readings.extend(self.in_host(&host[..at], None));
         }
         readings.extend(self.in_path(None));
         if let Some((bucket, _)) = host.split_once('.') {
@@ -233,38 +202,20 @@ impl PresignedUrl {
     }
 
     /// The reading with the bucket as the first segment of the path.
-    fn in_path(&self, amazon: Option<Named>) -> Option<Reading> {
+    fn in_path(&self, amazon: Named) -> Option<Reading> {
         let (bucket, key) = self.path.split_once('/')?;
         let bucket = bucket.parse().ok().filter(|_| !key.is_empty())?;
-        Some(Reading {
-            service: self.authority.clone(),
-            bucket,
-            path_style: true,
-            amazon: amazon.flatten(),
-        })
+        Some(Reading { service: self.authority.clone(), bucket, path_style: true, amazon })
     }
 
     /// The reading with the bucket before the host.
-    fn in_host(&self, bucket: &str, amazon: Option<Named>) -> Option<Reading> {
-        let host = self
-            .authority
-            .host
-            .strip_prefix(bucket)?
-            .strip_prefix('.')?
-            .to_owned();
+    fn in_host(&self, bucket: &str, amazon: Named) -> Option<Reading> {
+        let host = self.authority.host.strip_prefix(bucket)?.strip_prefix('.')?.to_owned();
         if self.authority.ip || self.path.is_empty() || host.is_empty() {
             return None;
         }
-        let service = Authority {
-            host,
-            ..self.authority.clone()
-        };
-        Some(Reading {
-            service,
-            bucket: bucket.parse().ok()?,
-            path_style: false,
-            amazon: amazon.flatten(),
-        })
+        let service = Authority { host, ..self.authority.clone() };
+        Some(Reading { service, bucket: bucket.parse().ok()?, path_style: false, amazon })
     }
 
     /// The settings with which dripline sends this URL's host and path: by Amazon's names if they lead
@@ -273,11 +224,7 @@ impl PresignedUrl {
         let leads_here = |endpoint: &Endpoint| {
             endpoint.host_header() == self.host() && endpoint.is_path_style() == reading.path_style
         };
-        let wanted = if reading.path_style {
-            Addressing::Path
-        } else {
-            Addressing::Virtual
-        };
+        let wanted = if reading.path_style { Addressing::Path } else { Addressing::Virtual };
         let mut settings = vec![("s3.bucket", reading.bucket.to_string())];
 
         if let Some((kind, region)) = &reading.amazon {
@@ -286,18 +233,14 @@ impl PresignedUrl {
                     .is_ok_and(|e| leads_here(&e))
             };
             if let Some(addressing) = [Addressing::Auto, wanted].into_iter().find(|a| amazon(*a)) {
-                settings.extend(
-                    region
-                        .iter()
-                        .map(|region| ("s3.region", region.to_string())),
-                );
+                settings.extend(region.iter().map(|region| ("s3.region", region.to_string())));
                 if *kind != HostKind::default() {
                     settings.push(("s3.host", kind.to_string()));
                 }
                 if addressing != Addressing::default() {
                     settings.push(("s3.addressing", addressing.to_string()));
                 }
-                return Ok(Settings(settings));
+                return Ok(settings);
             }
         }
 
@@ -308,21 +251,16 @@ impl PresignedUrl {
         if !reading.path_style {
             settings.push(("s3.addressing", wanted.to_string()));
         }
-        Ok(Settings(settings))
+        Ok(settings)
     }
 }
 
 /// Without path and query: a presigned URL is a secret while it lasts.
 impl fmt::Debug for PresignedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PresignedUrl")
-            .field("host", &self.host())
-            .finish_non_exhaustive()
+        f.debug_struct("PresignedUrl").field("host", &self.host()).finish_non_exhaustive()
     }
 }
-
-/// What s3.host and s3.region call a host of Amazon's; `None` for one that they cannot name.
-type Named = Option<(HostKind, Option<Region>)>;
 
 /// One way to tell bucket and service apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -335,57 +273,10 @@ struct Reading {
 }
 
 /// Names and values, in the order of the configuration file.
-struct Settings(Vec<(&'static str, String)>);
-
-/// The part of a host that is Amazon's S3 service, and what the settings call it; `None` if the host is
-/// not Amazon's S3. Read from the right, since a bucket's name may hold anything, `s3` included.
-fn amazon_service(host: &str) -> Option<(&str, Named)> {
-    let (stem, china) = match host.strip_suffix(".amazonaws.com.cn") {
-        Some(stem) => (stem, true),
-        None => (host.strip_suffix(".amazonaws.com")?, false),
-    };
-    let region = |code: &str| {
-        code.parse::<Region>()
-            .ok()
-            .filter(|_| looks_like_region(code))
-    };
-    let labels: Vec<&str> = stem.split('.').collect();
-    let (length, named) = match labels[..] {
-        [.., "s3"] if !china => (1, Some((HostKind::Global, None))),
-        [.., "s3-accelerate"] if !china => (1, Some((HostKind::Accelerate, None))),
-        [.., "s3-accelerate", "dualstack"] if !china => (2, None),
-        [.., "s3", "dualstack", code] => (3, Some((HostKind::DualStack, Some(region(code)?)))),
-        [.., "s3-fips", "dualstack", code] => region(code).map(|_| (3, None))?,
-        [.., "s3", code] => (2, Some((HostKind::Regional, Some(region(code)?)))),
-        [.., "s3-fips", code] => (2, Some((HostKind::Fips, Some(region(code)?)))),
-        // s3-us-west-2 and s3-external-1: older spellings that are still signed for.
-        [.., legacy] => legacy
-            .strip_prefix("s3-")
-            .and_then(region)
-            .map(|_| (1, None))?,
-        [] => return None,
-    };
-    let service =
-        join(labels[labels.len() - length..].iter().copied()).len() + host.len() - stem.len();
-    Some((&host[host.len() - service..], named))
-}
-
-/// `ap-southeast-2`, but not `website-us-east-1`, which serves no signed requests.
-fn looks_like_region(code: &str) -> bool {
-    code.contains('-')
-        && code.ends_with(|c: char| c.is_ascii_digit())
-        && !code.starts_with("website-")
-}
-
-fn join<'a>(labels: impl Iterator<Item = &'a str>) -> String {
-    labels.collect::<Vec<_>>().join(".")
-}
+type Settings = Vec<(&'static str, String)>;
 
 fn listed(settings: &[(&'static str, String)]) -> String {
-    settings
-        .iter()
-        .map(|(name, value)| format!("\n  {name}: {value}"))
-        .collect()
+    settings.iter().map(|(name, value)| format!("\n  {name}: {value}")).collect()
 }
 
 /// Why something is not a URL of an object that dripline could serve.
@@ -468,4 +359,365 @@ pub enum Mismatch {
         "the URL's key has .. segments that would leave the bucket in path style; dripline does not serve it"
     )]
     LeavesBucket,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const V4: &str = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20250101%2Fx&X-Amz-Date=20250101T000000Z\
+                      &X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=c0ffee";
+    const V2: &str = "AWSAccessKeyId=AKIA&Signature=c0ffee%3D&Expires=1735689600";
+
+    fn url(url: &str) -> PresignedUrl {
+        PresignedUrl::parse(url).expect("a presigned URL")
+    }
+
+    fn refused(url: &str) -> String {
+        PresignedUrl::parse(url).expect_err("no presigned URL").to_string()
+    }
+
+    /// The endpoint that a configuration with these settings has.
+    fn endpoint(settings: &[(&'static str, String)]) -> Result<Endpoint, EndpointError> {
+        let value =
+            |name| settings.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+        let bucket = value("s3.bucket").expect("a bucket").parse()?;
+        let addressing = value("s3.addressing").unwrap_or("auto").parse()?;
+        if let Some(url) = value("s3.endpoint") {
+            return Endpoint::custom(url, &bucket, addressing);
+        }
+        let region = value("s3.region").map(str::parse).transpose()?;
+        let kind = value("s3.host").unwrap_or("regional").parse()?;
+        Endpoint::amazon(region.as_ref(), &bucket, kind, addressing)
+    }
+
+    fn configured(lines: &str) -> Endpoint {
+        let settings: Vec<_> = lines.split(' ').filter_map(|line| line.split_once('=')).collect();
+        let names = ["s3.bucket", "s3.region", "s3.host", "s3.endpoint", "s3.addressing"];
+        let name = |name: &str| *names.iter().find(|n| n.ends_with(name)).expect("a setting");
+        let settings: Vec<_> =
+            settings.iter().map(|(n, value)| (name(n), (*value).to_owned())).collect();
+        endpoint(&settings).expect("an endpoint")
+    }
+
+    fn shown(settings: &[(&'static str, String)]) -> String {
+        settings
+            .iter()
+            .map(|(name, value)| {
+                format!("{}={value}", name.strip_prefix("s3.").expect("an S3 setting"))
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn the_settings_that_a_url_asks_for_make_it_work() {
+        for (host, path, settings) in [
+            // Amazon, by its settings.
+            ("b-1.s3.us-west-2.amazonaws.com", "", "bucket=b-1 region=us-west-2"),
+            ("b-1.S3.US-West-2.AmazonAWS.com:443", "", "bucket=b-1 region=us-west-2"),
+            ("s3.us-west-2.amazonaws.com", "b-1/", "bucket=b-1 region=us-west-2 addressing=path"),
+            ("s3.us-west-2.amazonaws.com", "b.1/", "bucket=b.1 region=us-west-2"),
+            ("b-1.s3.amazonaws.com", "", "bucket=b-1 host=global"),
+            ("s3.amazonaws.com", "b-1/", "bucket=b-1 host=global addressing=path"),
+            ("s3.amazonaws.com", "b.1/", "bucket=b.1 host=global"),
+            (
+                "b-1.s3.dualstack.eu-west-1.amazonaws.com",
+                "",
+                "bucket=b-1 region=eu-west-1 host=dualstack",
+            ),
+            ("b-1.s3-fips.us-east-1.amazonaws.com", "", "bucket=b-1 region=us-east-1 host=fips"),
+            ("b-1.s3-accelerate.amazonaws.com", "", "bucket=b-1 host=accelerate"),
+            ("b-1.s3.cn-north-1.amazonaws.com.cn", "", "bucket=b-1 region=cn-north-1"),
+            // Amazon, by a host that only s3.endpoint can name.
+            (
+                "b-1.s3-us-west-2.amazonaws.com",
+                "",
+                "bucket=b-1 endpoint=https://s3-us-west-2.amazonaws.com addressing=virtual",
+            ),
+            (
+                "s3-us-west-2.amazonaws.com",
+                "b.1/",
+                "bucket=b.1 endpoint=https://s3-us-west-2.amazonaws.com",
+            ),
+            (
+                "b-1.s3-accelerate.dualstack.amazonaws.com",
+                "",
+                "bucket=b-1 endpoint=https://s3-accelerate.dualstack.amazonaws.com addressing=virtual",
+            ),
+            (
+                "s3-fips.dualstack.us-east-1.amazonaws.com",
+                "b-1/",
+                "bucket=b-1 endpoint=https://s3-fips.dualstack.us-east-1.amazonaws.com",
+            ),
+            (
+                "s3.amazonaws.com",
+                "Old_Bucket/",
+                "bucket=Old_Bucket endpoint=https://s3.amazonaws.com",
+            ),
+            (
+                "ap-1.s3-accesspoint.us-west-2.amazonaws.com",
+                "",
+                "bucket=ap-1 endpoint=https://s3-accesspoint.us-west-2.amazonaws.com addressing=virtual",
+            ),
+            (
+                "b-1.s3.us-west-2.amazonaws.com:8443",
+                "",
+                "bucket=b-1 endpoint=https://s3.us-west-2.amazonaws.com:8443 addressing=virtual",
+            ),
+            // Other services.
+            ("minio.example:9000", "b-1/", "bucket=b-1 endpoint=https://minio.example:9000"),
+            ("192.0.2.1", "b-1/", "bucket=b-1 endpoint=https://192.0.2.1"),
+            ("[::1]:9000", "b-1/", "bucket=b-1 endpoint=https://[::1]:9000"),
+            (
+                "b-1.s3.garage.example",
+                "",
+                "bucket=b-1 endpoint=https://s3.garage.example addressing=virtual",
+            ),
+            ("s3.garage.example", "b-1/", "bucket=b-1 endpoint=https://s3.garage.example"),
+        ] {
+            for query in [V4, V2] {
+                let parsed = url(&format!("https://{host}/{path}dir/a%20b+%2F//é?{query}"));
+                assert_eq!(shown(&parsed.settings()), settings);
+                let endpoint = endpoint(&parsed.settings()).expect("an endpoint");
+                assert_eq!(
+                    parsed.check(&endpoint),
+                    Ok(format!("/file/dir/a%20b+%2F//é?{query}")),
+                    "{host}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn over_plain_http_the_scheme_is_kept_where_a_url_says_it() {
+        let parsed = url("http://b.1.s3.lan:3900/key");
+        assert_eq!(
+            shown(&parsed.settings()),
+            "bucket=b.1 endpoint=http://s3.lan:3900 addressing=virtual"
+        );
+        let parsed = url("http://b.s3-old.s3.lan/key");
+        assert_eq!(
+            shown(&parsed.settings()),
+            "bucket=b.s3-old endpoint=http://s3.lan addressing=virtual"
+        );
+        let parsed = url("http://b-1.s3.us-west-2.amazonaws.com/key");
+        assert_eq!(
+            shown(&parsed.settings()),
+            "bucket=b-1 region=us-west-2",
+            "a signature covers no scheme"
+        );
+        assert_eq!(
+            parsed.check(&configured("bucket=b-1 region=us-west-2")).as_deref(),
+            Ok("/file/key")
+        );
+    }
+
+    #[test]
+    fn a_host_elsewhere_is_read_by_what_is_configured() {
+        let parsed = url(&format!("http://photos.minio:9000/2025/cat.jpg?{V4}"));
+        assert!(parsed.is_ambiguous());
+        assert_eq!(shown(&parsed.settings()), "bucket=2025 endpoint=http://photos.minio:9000");
+        for (known, settings) in [
+            (
+                "bucket=photos endpoint=http://minio:9000",
+                "bucket=photos endpoint=http://minio:9000 addressing=virtual",
+            ),
+            (
+                "bucket=photos host=global",
+                "bucket=photos endpoint=http://minio:9000 addressing=virtual",
+            ),
+            ("bucket=2025 host=global", "bucket=2025 endpoint=http://photos.minio:9000"),
+            ("bucket=other host=global", "bucket=2025 endpoint=http://photos.minio:9000"),
+        ] {
+            let Err(Mismatch::Host { settings: found, .. }) = parsed.check(&configured(known))
+            else {
+                panic!("{known} does not fit");
+            };
+            assert_eq!(shown(&found), settings, "{known}");
+        }
+        let fits = configured("bucket=photos endpoint=http://minio:9000 addressing=virtual");
+        assert_eq!(parsed.check(&fits), Ok(format!("/file/2025/cat.jpg?{V4}")));
+        let fits = configured("bucket=2025 endpoint=http://photos.minio:9000");
+        assert_eq!(parsed.check(&fits), Ok(format!("/file/cat.jpg?{V4}")));
+
+        // The bucket's name in both places: the configured service decides, else the path does.
+        let parsed = url("http://photos.minio:9000/photos/cat.jpg");
+        for (known, settings) in [
+            (
+                "bucket=photos endpoint=http://minio:9000",
+                "bucket=photos endpoint=http://minio:9000 addressing=virtual",
+            ),
+            ("bucket=photos host=global", "bucket=photos endpoint=http://photos.minio:9000"),
+        ] {
+            let Err(Mismatch::Host { settings: found, .. }) = parsed.check(&configured(known))
+            else {
+                panic!("{known} does not fit");
+            };
+            assert_eq!(shown(&found), settings, "{known}");
+        }
+
+        assert!(!url("https://photos.s3.us-west-2.amazonaws.com/a/b").is_ambiguous());
+        assert!(!url("http://minio:9000/photos/cat.jpg").is_ambiguous());
+        let single = url("http://photos.minio:9000/cat.jpg");
+        assert!(!single.is_ambiguous(), "no bucket in this path");
+        assert_eq!(
+            shown(&single.settings()),
+            "bucket=photos endpoint=http://minio:9000 addressing=virtual"
+        );
+    }
+
+    #[test]
+    fn the_query_stays_as_it_is() {
+        let b = configured("bucket=b-1 host=global");
+        for tail in
+            ["key", "key?", "key?a?b", "key?x=%2F&x=+&&y", "/key", "key/", "a%3Fb", "../key"]
+        {
+            let parsed = url(&format!("  https://b-1.s3.amazonaws.com/{tail}\n"));
+            assert_eq!(parsed.check(&b), Ok(format!("/file/{tail}")));
+        }
+    }
+
+    #[test]
+    fn the_signature_is_named() {
+        let at = |query: &str| url(&format!("https://b-1.s3.amazonaws.com/key?{query}"));
+        assert_eq!((at(V4).signature(), at(V4).headers()), (Signature::V4, vec![]));
+        assert_eq!((at(V2).signature(), at(V2).headers()), (Signature::V2, vec![]));
+        assert_eq!(at("versionId=1").signature(), Signature::None);
+        assert_eq!(url("https://b-1.s3.amazonaws.com/key").signature(), Signature::None);
+        let more = at("X-Amz-SignedHeaders=host%3Brange%3Bx-amz-request-payer&X-Amz-Signature=0");
+        assert_eq!(more.headers(), ["range", "x-amz-request-payer"]);
+    }
+
+    #[test]
+    fn a_host_that_does_not_fit_is_named_with_what_would() {
+        let parsed = url(&format!("https://b-1.s3.amazonaws.com/key?{V4}"));
+        assert_eq!(parsed.host(), "b-1.s3.amazonaws.com");
+        let mismatch =
+            parsed.check(&configured("bucket=b-1 region=us-east-1")).expect_err("another host");
+        assert_eq!(
+            mismatch.to_string(),
+            "the URL was signed for the host b-1.s3.amazonaws.com, but dripline sends Host: \
+             b-1.s3.us-east-1.amazonaws.com, so S3 would refuse it. It works with these settings, and s3.region, \
+             s3.host, s3.endpoint and s3.addressing left out where they are not among them:\n  s3.bucket: b-1\n  \
+             s3.host: global"
+        );
+    }
+
+    #[test]
+    fn a_bucket_that_does_not_fit_is_named_with_what_would() {
+        let parsed = url(&format!("http://minio:9000/b-1/key?{V4}"));
+        let sends = configured("bucket=b-2 endpoint=http://minio:9000");
+        assert_eq!(
+            parsed.check(&sends).expect_err("another bucket").to_string(),
+            "the URL was signed for minio:9000/b-1, but dripline sends requests for minio:9000/b-2, so S3 would refuse \
+             it. It works with these settings, and s3.region, s3.host, s3.endpoint and s3.addressing left out where \
+             they are not among them:\n  s3.bucket: b-1\n  s3.endpoint: http://minio:9000"
+        );
+        // In virtual-hosted style another bucket is another host.
+        let parsed = url("https://b-1.s3.amazonaws.com/key");
+        let mismatch =
+            parsed.check(&configured("bucket=b-2 host=global")).expect_err("another host");
+        assert!(mismatch.to_string().contains("b-2.s3.amazonaws.com"));
+    }
+
+    #[test]
+    fn a_key_that_dripline_would_refuse_is_no_match() {
+        let path_style = configured("bucket=b-1 endpoint=http://minio");
+        let mismatch =
+            url("http://minio/b-1/../b-2/key").check(&path_style).expect_err("leaves the bucket");
+        assert_eq!(
+            mismatch.to_string(),
+            "the URL's key has .. segments that would leave the bucket in path style; dripline does not serve it"
+        );
+        let bucket_alone = url("http://b-1.minio/b-1/");
+        let endpoint = configured("bucket=b-1 endpoint=http://b-1.minio");
+        let mismatch = bucket_alone.check(&endpoint).expect_err("no key");
+        assert_eq!(
+            mismatch.to_string(),
+            "the URL names no object: a key is missing behind the bucket"
+        );
+    }
+
+    #[test]
+    fn what_is_no_presigned_url_says_why() {
+        let scheme = "not a presigned URL: it must begin with https:// or http://";
+        for bad in ["", "b-1.s3.amazonaws.com/key", "s3://b-1/key", "/file/key?X-Amz-Signature=0"] {
+            assert_eq!(refused(bad), scheme, "{bad}");
+        }
+        assert_eq!(
+            refused("https:///key"),
+            "not a presigned URL: the host or the port in it is not a valid one"
+        );
+        assert_eq!(
+            refused("https://me:secret@b-1.s3.amazonaws.com/key"),
+            "not a presigned URL: leave user name and password out: requests are signed by the clients"
+        );
+        let broken = "not a presigned URL: there is a space or a control character in it; was it broken over two lines?";
+        assert_eq!(refused("https://b-1.s3.amazonaws.com/a b"), broken);
+        assert_eq!(refused("https://b-1.s3.amazonaws.com/a?X-Amz-\nDate=0"), broken);
+        assert_eq!(
+            refused("https://b-1.s3.amazonaws.com/a#b"),
+            "not a presigned URL: there is a # in it, and no client sends what follows; in a key it is written %23"
+        );
+        let no_object = "the URL names no object: behind the host, or behind the bucket in the path, a key is missing";
+        for bad in [
+            "https://b-1.s3.amazonaws.com",
+            "https://b-1.s3.amazonaws.com/",
+            "https://b-1.s3.amazonaws.com?list-type=2",
+            "https://s3.amazonaws.com/b-1",
+            "https://s3.amazonaws.com/b-1/?list-type=2",
+            "http://minio:9000/b-1",
+            "http://192.0.2.1/b-1/",
+        ] {
+            assert_eq!(refused(bad), no_object, "{bad}");
+        }
+        assert_eq!(
+            refused("https://b.1.s3.us-west-2.amazonaws.com/key"),
+            "no setting makes this URL work: the wildcard certificate *.s3.us-west-2.amazonaws.com does not cover \
+             b.1.s3.us-west-2.amazonaws.com because of the dots in the bucket's name; have the URL signed in path \
+             style, for s3.us-west-2.amazonaws.com/b.1"
+        );
+        assert_eq!(
+            refused("https://b_1.s3.amazonaws.com/key"),
+            "no setting makes this URL work: \"b_1\" cannot be a bucket at Amazon S3 or in virtual-hosted addressing: \
+             only lower-case letters, digits, dots and hyphens may be in it"
+        );
+    }
+
+    #[test]
+    fn the_signature_is_never_shown() {
+        let parsed = url(&format!("https://b-1.s3.amazonaws.com/secret-key?{V4}"));
+        assert_eq!(format!("{parsed:?}"), "PresignedUrl { host: \"b-1.s3.amazonaws.com\", .. }");
+        for bad in [
+            "ftp://h/k?X-Amz-Signature=c0ffee",
+            "https://h:x/k?c0ffee",
+            "https://h/?c0ffee",
+            "https://h/k#c0ffee",
+        ] {
+            assert!(!refused(bad).contains("c0ffee"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_settings_always_work(text in "(https?://)?([a-z0-9.:-]{1,20}\\.)?(s3[.-])?.{0,20}(/.{0,20}){0,2}") {
+            if let Ok(parsed) = PresignedUrl::parse(&text) {
+                let endpoint = endpoint(&parsed.settings()).expect("an endpoint");
+                match parsed.check(&endpoint) {
+                    Ok(path) => prop_assert!(text.trim().ends_with(path.strip_prefix("/file/").expect("a path"))),
+                    Err(mismatch) => prop_assert_eq!(mismatch, Mismatch::LeavesBucket),
+                }
+            }
+        }
+
+        #[test]
+        fn the_file_url_ends_as_the_presigned_one(key in "[!-\"$->@-~é]{1,40}", query in proptest::option::of("[!-\"$-~]{0,40}")) {
+            let tail = query.map_or(key.clone(), |query| format!("{key}?{query}"));
+            let parsed = url(&format!("https://b-1.s3.amazonaws.com/{tail}"));
+            prop_assert_eq!(parsed.check(&configured("bucket=b-1 host=global")), Ok(format!("/file/{tail}")));
+        }
+    }
 }

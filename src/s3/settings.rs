@@ -38,10 +38,7 @@ impl BucketName {
     pub(super) fn require_dns_compatible(&self) -> Result<(), EndpointError> {
         match self.dns_fault() {
             None => Ok(()),
-            Some(why) => Err(EndpointError::BucketForHost {
-                name: self.0.clone(),
-                why,
-            }),
+            Some(why) => Err(EndpointError::BucketForHost { name: self.0.clone(), why }),
         }
     }
 
@@ -52,10 +49,7 @@ impl BucketName {
         let bytes = name.as_bytes();
         if !(3..=63).contains(&bytes.len()) {
             Some("it must have 3 to 63 characters")
-        } else if !bytes
-            .iter()
-            .all(|b| alphanumeric(b) || matches!(b, b'.' | b'-'))
-        {
+        } else if !bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'.' | b'-')) {
             Some("only lower-case letters, digits, dots and hyphens may be in it")
         } else if !edge(bytes.first()) || !edge(bytes.last()) {
             Some("it must begin and end with a letter or a digit")
@@ -85,10 +79,7 @@ impl FromStr for BucketName {
         } else {
             return Ok(Self(name.to_owned()));
         };
-        Err(EndpointError::Bucket {
-            name: name.to_owned(),
-            why,
-        })
+        Err(EndpointError::Bucket { name: name.to_owned(), why })
     }
 }
 
@@ -272,6 +263,11 @@ pub enum EndpointError {
         "a bucket's name cannot be put before an IP address ({0}): write auto or path, or give the endpoint a name"
     )]
     VirtualIp(String),
+    /// HTTPS to an IP address.
+    #[error(
+        "https needs a host name, which the service's certificate is checked against, not an IP address ({0})"
+    )]
+    HttpsIp(String),
     /// Not the URL of a service.
     #[error("not a URL such as https://s3.example.com or http://192.0.2.1:9000: {0}")]
     Url(&'static str),
@@ -288,7 +284,7 @@ impl EndpointError {
             | Self::AcceleratePath
             | Self::DottedVirtual { .. }
             | Self::VirtualIp(_) => "s3.addressing",
-            Self::Url(_) => "s3.endpoint",
+            Self::HttpsIp(_) | Self::Url(_) => "s3.endpoint",
         }
     }
 }
@@ -331,23 +327,15 @@ mod tests {
             ("ab", "it must have 3 to 63 characters"),
             (&*long, "it must have 3 to 63 characters"),
             (&*longest, "it must have 3 to 63 characters"),
-            (
-                "My-Bucket",
-                "only lower-case letters, digits, dots and hyphens may be in it",
-            ),
-            (
-                "my_bucket",
-                "only lower-case letters, digits, dots and hyphens may be in it",
-            ),
+            ("My-Bucket", "only lower-case letters, digits, dots and hyphens may be in it"),
+            ("my_bucket", "only lower-case letters, digits, dots and hyphens may be in it"),
             ("-bucket", "it must begin and end with a letter or a digit"),
             ("bucket.", "it must begin and end with a letter or a digit"),
             ("my..bucket", "two dots must not stand side by side"),
             ("192.0.2.1", "it must not look like an IPv4 address"),
         ] {
             assert!(!bucket(name).is_dns_compatible(), "{name}");
-            let error = bucket(name)
-                .require_dns_compatible()
-                .expect_err("not for a host");
+            let error = bucket(name).require_dns_compatible().expect_err("not for a host");
             let expected = format!(
                 "{name:?} cannot be a bucket at Amazon S3 or in virtual-hosted addressing: {why}"
             );
@@ -362,33 +350,15 @@ mod tests {
         for (name, why) in [
             ("", "it is empty"),
             (&*long, "it has more than 255 characters"),
-            (
-                "a/b",
-                "only letters, digits, dots, hyphens and underscores may be in it",
-            ),
-            (
-                "a b",
-                "only letters, digits, dots, hyphens and underscores may be in it",
-            ),
-            (
-                "a%2eb",
-                "only letters, digits, dots, hyphens and underscores may be in it",
-            ),
-            (
-                "grün",
-                "only letters, digits, dots, hyphens and underscores may be in it",
-            ),
+            ("a/b", "only letters, digits, dots, hyphens and underscores may be in it"),
+            ("a b", "only letters, digits, dots, hyphens and underscores may be in it"),
+            ("a%2eb", "only letters, digits, dots, hyphens and underscores may be in it"),
+            ("grün", "only letters, digits, dots, hyphens and underscores may be in it"),
             (".", "it is a dot segment, which paths give another meaning"),
-            (
-                "..",
-                "it is a dot segment, which paths give another meaning",
-            ),
+            ("..", "it is a dot segment, which paths give another meaning"),
         ] {
             let error = name.parse::<BucketName>().expect_err("no bucket");
-            assert_eq!(
-                error.to_string(),
-                format!("{name:?} is not a bucket name: {why}")
-            );
+            assert_eq!(error.to_string(), format!("{name:?} is not a bucket name: {why}"));
             assert_eq!(error.key(), "s3.bucket");
         }
     }
@@ -423,17 +393,12 @@ mod tests {
             "\"Global\" is not a kind of host: write regional, global, dualstack, fips or accelerate"
         );
         assert_eq!(error.key(), "s3.host");
-        let error = "subdomain"
-            .parse::<Addressing>()
-            .expect_err("no addressing");
+        let error = "subdomain".parse::<Addressing>().expect_err("no addressing");
         assert_eq!(
             error.to_string(),
             "\"subdomain\" is not a way of addressing: write auto, virtual or path"
         );
         assert_eq!(error.key(), "s3.addressing");
-        assert_eq!(
-            (HostKind::default(), Addressing::default()),
-            (Regional, Addressing::Auto)
-        );
+        assert_eq!((HostKind::default(), Addressing::default()), (Regional, Addressing::Auto));
     }
 }

@@ -71,7 +71,8 @@ impl Identity {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
         let mut subject = X509Name::builder()?;
-        subject.append_entry_by_nid(Nid::COMMONNAME, names.first().copied().unwrap_or("dripline"))?;
+        subject
+            .append_entry_by_nid(Nid::COMMONNAME, names.first().copied().unwrap_or("dripline"))?;
         let subject = subject.build();
         let mut serial = BigNum::new()?;
         serial.rand(127, MsbOption::MAYBE_ZERO, false)?;
@@ -189,13 +190,17 @@ mod tests {
     fn every_error_says_which_part_is_wrong() {
         let (cert, key) = pem();
         let (_, other) = pem();
-        let error = |cert: &[u8], key: &[u8]| Identity::from_pem(cert, key).unwrap_err().to_string();
+        let error =
+            |cert: &[u8], key: &[u8]| Identity::from_pem(cert, key).unwrap_err().to_string();
         assert_eq!(error(&cert, &other), "the key is not the one of the certificate");
         assert_eq!(error(b"", &key), "not a PEM certificate chain: it holds no PEM certificate");
-        assert!(error(b"-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n", &key)
-            .starts_with("not a PEM certificate chain: "));
+        assert!(
+            error(b"-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n", &key)
+                .starts_with("not a PEM certificate chain: ")
+        );
         assert!(error(&cert, b"no key").starts_with("not an unencrypted PEM private key: "));
-        let missing = Identity::from_files(Path::new("/nonexistent/c"), Path::new("/nonexistent/k"));
+        let missing =
+            Identity::from_files(Path::new("/nonexistent/c"), Path::new("/nonexistent/k"));
         assert_eq!(
             missing.unwrap_err().to_string(),
             "cannot read /nonexistent/c: No such file or directory (os error 2)"

@@ -1,0 +1,242 @@
+//! The S3 operations of the demo's origin: s3s-fs, and what S3 does that s3s-fs does not.
+//!
+//! That is: conditions (RFC 9110 §13.2.2) as 304 and 412, ranges as S3 understands them, HEAD with
+//! a range, any key that S3 would take (s3s-fs makes file names of keys and fails long ones,
+//! `a//b`, `..` and `dir/`), response-* overrides on HEAD, and an overwrite that no reader sees
+//! half of.
+//!
+//! Invariant: what a response announces (ETag, length, range) belongs to the very bytes it carries.
+//!
+//! It must not know sockets, signatures or who may ask.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use openssl::sha::sha256;
+use s3s::dto::{
+    DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
+    HeadObjectOutput, PutObjectInput, PutObjectOutput, Range, ServerSideEncryption, StreamingBlob,
+};
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+use s3s_fs::FileSystem;
+use tokio::sync::RwLock;
+
+use super::conditions::select;
+use super::service::Asked;
+
+/// Bytes a response body is served in. s3s-fs reads 4 KiB at a time, which would be a system call
+/// each.
+const PIECE: usize = 16 * 1024;
+
+/// What S3 calls an object whose type nobody stated.
+const UNKNOWN_TYPE: &str = "binary/octet-stream";
+
+/// The objects of one bucket.
+pub(super) struct Objects {
+    files: FileSystem,
+    bucket: String,
+    // s3s-fs writes an object as several files; held for writing over all of them, for reading over
+    // opening them.
+    whole: RwLock<()>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Objects {
+    /// An empty bucket in `directory`.
+    pub(super) fn new(directory: &Path, bucket: &str) -> io::Result<Self> {
+        std::fs::create_dir(directory.join(bucket))?;
+        let files =
+            FileSystem::new(directory).map_err(|error| io::Error::other(format!("{error:?}")))?;
+        Ok(Self { files, bucket: bucket.to_owned(), whole: RwLock::new(()), sent: Arc::default() })
+    }
+
+    /// Object bytes handed out so far.
+    pub(super) fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Stores an object; returns its ETag, quotes included.
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        content_type: &str,
+    ) -> io::Result<String> {
+        let input = PutObjectInput {
+            bucket: self.bucket.clone(),
+            key: file_name(key),
+            content_length: i64::try_from(body.len()).ok(),
+            content_type: Some(content_type.to_owned()),
+            body: Some(StreamingBlob::from(Body::from(body))),
+            ..Default::default()
+        };
+        let _alone = self.whole.write().await;
+        let stored =
+            self.files.put_object(request(Method::PUT, input)).await.map_err(io::Error::other)?;
+        let etag = stored.output.e_tag.ok_or_else(|| io::Error::other("stored without an ETag"))?;
+        Ok(format!("\"{}\"", etag.value()))
+    }
+
+    fn own(&self, bucket: &str) -> S3Result<()> {
+        if bucket == self.bucket {
+            return Ok(());
+        }
+        let reason = "The specified bucket does not exist";
+        Err(S3Error::with_message(S3ErrorCode::NoSuchBucket, reason))
+    }
+
+    /// What is known of an object without reading it.
+    async fn look_up(&self, bucket: &str, key: &str) -> S3Result<HeadObjectOutput> {
+        self.own(bucket)?;
+        let input = HeadObjectInput {
+            bucket: bucket.to_owned(),
+            key: file_name(key),
+            ..Default::default()
+        };
+        let found =
+            self.files.head_object(request(Method::HEAD, input)).await.map_err(|error| {
+                if *error.code() == S3ErrorCode::NoSuchKey {
+                    S3Error::with_message(
+                        S3ErrorCode::NoSuchKey,
+                        "The specified key does not exist.",
+                    )
+                } else {
+                    error
+                }
+            })?;
+        Ok(found.output)
+    }
+}
+
+/// [`Objects`] as the service owns them.
+pub(super) struct Shared(pub(super) Arc<Objects>);
+
+#[async_trait::async_trait]
+impl S3 for Shared {
+    async fn get_object(
+        &self,
+        mut req: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        let _whole = self.0.whole.read().await;
+        let known = self.0.look_up(&req.input.bucket, &req.input.key).await?;
+        let selected = select(&known, &asked(&req.extensions))?;
+        req.input.key = file_name(&req.input.key);
+        req.input.range = selected
+            .as_ref()
+            .map(|range| Range::Int { first: *range.start(), last: Some(*range.end()) });
+        let mut answer = self.0.files.get_object(req).await?;
+        answer.output.accept_ranges = Some("bytes".into());
+        answer.output.server_side_encryption =
+            Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256));
+        answer.output.content_type.get_or_insert_with(|| UNKNOWN_TYPE.into());
+        answer.output.body =
+            answer.output.body.map(|body| in_pieces(body, Arc::clone(&self.0.sent)));
+        Ok(answer)
+    }
+
+    async fn head_object(
+        &self,
+        req: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let _whole = self.0.whole.read().await;
+        let mut known = self.0.look_up(&req.input.bucket, &req.input.key).await?;
+        let selected = select(&known, &asked(&req.extensions))?;
+        let mut headers = overrides(&req.input);
+        if let Some(range) = selected {
+            let size = known.content_length.unwrap_or(0);
+            let text = format!("bytes {}-{}/{size}", range.start(), range.end());
+            headers.insert(
+                header::CONTENT_RANGE,
+                HeaderValue::from_str(&text).map_err(S3Error::internal_error)?,
+            );
+            known.content_length = i64::try_from(range.end() - range.start() + 1).ok();
+        }
+        known.accept_ranges = Some("bytes".into());
+        known.server_side_encryption =
+            Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256));
+        known.content_type.get_or_insert_with(|| UNKNOWN_TYPE.into());
+        let mut answer = S3Response::new(known);
+        answer.headers = headers;
+        Ok(answer)
+    }
+
+    /// Over HTTP the body may be slow, and readers do not wait for it: for a moment at its end they
+    /// can meet the new bytes under the old ETag. [`Objects::put`] has no such moment.
+    async fn put_object(
+        &self,
+        mut req: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.0.own(&req.input.bucket)?;
+        req.input.key = file_name(&req.input.key);
+        self.0.files.put_object(req).await
+    }
+
+    async fn delete_object(
+        &self,
+        mut req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.0.own(&req.input.bucket)?;
+        req.input.key = file_name(&req.input.key);
+        self.0.files.delete_object(req).await
+    }
+}
+
+/// A request to s3s-fs that came by no wire.
+fn request<T>(method: Method, input: T) -> S3Request<T> {
+    S3Request {
+        input,
+        method,
+        uri: http::Uri::default(),
+        headers: HeaderMap::new(),
+        extensions: http::Extensions::new(),
+        credentials: None,
+        region: None,
+        service: None,
+        trailing_headers: None,
+    }
+}
+
+/// The file that holds an object: 64 hexadecimal digits, whatever the key is.
+fn file_name(key: &str) -> String {
+    super::presign::hex(&sha256(key.as_bytes()))
+}
+
+fn asked(extensions: &http::Extensions) -> HeaderMap {
+    extensions.get::<Asked>().map(|asked| asked.0.clone()).unwrap_or_default()
+}
+
+/// Serves a body in larger pieces and counts them.
+fn in_pieces(body: StreamingBlob, sent: Arc<AtomicU64>) -> StreamingBlob {
+    StreamingBlob::wrap(futures::stream::unfold((body, sent), |(mut body, sent)| async {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        while piece.len() < PIECE {
+            match body.next().await {
+                Some(Ok(bytes)) => piece.extend_from_slice(&bytes),
+                Some(Err(error)) => return Some((Err(io::Error::other(error)), (body, sent))),
+                None if piece.is_empty() => return None,
+                None => break,
+            }
+        }
+        sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Some((Ok(piece.freeze()), (body, sent)))
+    }))
+}
+
+/// The response-* query parameters on HEAD; for GET s3s has them.
+fn overrides(input: &HeadObjectInput) -> HeaderMap {
+    let wanted: [(HeaderName, &Option<String>); 5] = [
+        (header::CACHE_CONTROL, &input.response_cache_control),
+        (header::CONTENT_DISPOSITION, &input.response_content_disposition),
+        (header::CONTENT_ENCODING, &input.response_content_encoding),
+        (header::CONTENT_LANGUAGE, &input.response_content_language),
+        (header::CONTENT_TYPE, &input.response_content_type),
+    ];
+    let value =
+        |text: &Option<String>| text.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+    wanted.into_iter().filter_map(|(name, text)| Some((name, value(text)?))).collect()
+}

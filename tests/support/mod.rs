@@ -1,0 +1,155 @@
+//! What every integration test needs: dripline in front of an origin, and clients that see the
+//! wire. Everything is on loopback and on free ports.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod http1;
+pub mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dripline::config::{Config, Sources};
+use dripline::proxy::Board;
+use dripline::server::{Server, Stop};
+use dripline::tls::identity::Identity;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// dripline in this process, on one TLS and one plain port.
+pub struct Dripline {
+    /// The TLS listener.
+    pub https: SocketAddr,
+    /// The plain listener.
+    pub http: SocketAddr,
+    /// /healthz, /readyz, /metrics.
+    pub admin: SocketAddr,
+    /// Metrics and running drips.
+    pub board: Board,
+    /// What the TLS listener shows, PEM.
+    pub cert: Vec<u8>,
+    stop: Option<oneshot::Sender<Stop>>,
+    served: Option<JoinHandle<std::io::Result<usize>>>,
+}
+
+/// A dripline that is not started yet.
+pub struct Builder {
+    identity: Option<Identity>,
+    env: Vec<(String, String)>,
+}
+
+impl Dripline {
+    /// A dripline for `bucket` at an endpoint such as `http://127.0.0.1:9000`.
+    pub fn in_front_of(endpoint: &str, bucket: &str) -> Builder {
+        let builder = Builder { identity: None, env: Vec::new() };
+        builder
+            .set("DRIPLINE__LISTEN", "[{addr: '127.0.0.1:0', tls: {}}, {addr: '127.0.0.1:0'}]")
+            .set("DRIPLINE__ADMIN__ADDR", "127.0.0.1:0")
+            .set("DRIPLINE__S3__ENDPOINT", endpoint)
+            .set("DRIPLINE__S3__BUCKET", bucket)
+            .wait("0")
+    }
+
+    /// Drains, and returns how many drips were cut.
+    pub async fn drain(mut self) -> usize {
+        let _ = self.stop.take().unwrap().send(Stop::Drain);
+        self.served.take().unwrap().await.unwrap().unwrap()
+    }
+
+    /// Begins to drain.
+    pub fn begin_drain(&mut self) -> JoinHandle<std::io::Result<usize>> {
+        let _ = self.stop.take().unwrap().send(Stop::Drain);
+        self.served.take().unwrap()
+    }
+
+    /// The value of a metric, named with its labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = String::from_utf8(self.board.metrics.text()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until `metric` has `value`; fails after 10 s.
+    pub async fn until(&self, name: &str, value: u64) {
+        eventually(Duration::from_secs(10), || self.metric(name) == value)
+            .await
+            .unwrap_or_else(|| panic!("{name} is {}, not {value}", self.metric(name)));
+    }
+}
+
+impl Drop for Dripline {
+    fn drop(&mut self) {
+        if let Some(served) = self.served.take() {
+            served.abort();
+        }
+    }
+}
+
+impl Builder {
+    /// Sets a variable of the environment.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The record size in bytes.
+    pub fn chunk(self, bytes: usize) -> Self {
+        self.set("DRIPLINE__DRIP__CHUNK_SIZE", &bytes.to_string())
+    }
+
+    /// The time between two records, such as `50ms`.
+    pub fn wait(self, wait: &str) -> Self {
+        self.set("DRIPLINE__DRIP__WAIT", wait)
+    }
+
+    /// What the TLS listener proves itself with; a P-256 certificate of its own by default.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Starts it.
+    pub async fn start(mut self) -> Dripline {
+        let identity = self.identity.take();
+        let identity =
+            identity.unwrap_or_else(|| Identity::self_signed(&["localhost", "127.0.0.1"]).unwrap());
+        let mut cert = Vec::new();
+        for certificate in identity.chain() {
+            cert.extend(certificate.to_pem().unwrap());
+        }
+        let key = identity.key().private_key_to_pem_pkcs8().unwrap();
+        self = self
+            .set("DRIPLINE_TLS_CERT_PEM", std::str::from_utf8(&cert).unwrap())
+            .set("DRIPLINE_TLS_KEY_PEM", std::str::from_utf8(&key).unwrap());
+        let sources = Sources { env: self.env, ..Sources::default() };
+        let config = Config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
+        let server = Server::bind(&config).unwrap();
+        let addresses = server.addresses();
+        let (admin, board) = (server.admin_address().unwrap(), server.board());
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(server.run(async move { stopped.await.unwrap_or(Stop::Now) }));
+        eventually(Duration::from_secs(5), || board.lifecycle.is_ready()).await.expect("ready");
+        Dripline {
+            https: addresses[0],
+            http: addresses[1],
+            admin,
+            board,
+            cert,
+            stop: Some(stop),
+            served: Some(served),
+        }
+    }
+}
+
+/// Waits until `condition` holds, at most `limit`.
+pub async fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> Option<()> {
+    let start = std::time::Instant::now();
+    while !condition() {
+        if start.elapsed() > limit {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Some(())
+}

@@ -1,0 +1,152 @@
+//! A TLS client that sees its own wire: the records as their headers announce them, with the time
+//! of each one's last byte (RFC 8446 §5.1, RFC 5246 §6.2.1).
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode, SslVersion};
+use openssl::x509::X509;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+/// One record that the server sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// The content type in the header: 20 change_cipher_spec, 21 alert, 22 handshake, 23
+    /// application data (in TLS 1.3 whatever is encrypted).
+    pub content_type: u8,
+    /// Plaintext bytes.
+    pub plaintext: usize,
+    /// When its last byte arrived.
+    pub at: Instant,
+}
+
+/// What a version and its AES-128-GCM suite add to the plaintext of an encrypted record.
+fn overhead(version: SslVersion) -> usize {
+    if version == SslVersion::TLS1_3 {
+        1 + 16 // content type and tag (RFC 8446 §5.2)
+    } else {
+        8 + 16 // explicit nonce and tag (RFC 5288 §3)
+    }
+}
+
+/// A connected client.
+pub struct Client {
+    /// Reads and writes plaintext.
+    pub stream: SslStream<Tap>,
+    version: SslVersion,
+    seen: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+}
+
+impl Client {
+    /// Connects, trusting `cert` alone, and completes the handshake.
+    pub async fn connect(addr: SocketAddr, version: SslVersion, cert: &[u8]) -> Self {
+        let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+        context.set_min_proto_version(Some(version)).unwrap();
+        context.set_max_proto_version(Some(version)).unwrap();
+        context.set_ciphersuites("TLS_AES_128_GCM_SHA256").unwrap();
+        context
+            .set_cipher_list("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256")
+            .unwrap();
+        context.set_verify(SslVerifyMode::PEER);
+        for certificate in X509::stack_from_pem(cert).unwrap() {
+            context.cert_store_mut().add_cert(certificate).unwrap();
+        }
+        let mut ssl = Ssl::new(&context.build()).unwrap();
+        ssl.set_hostname("localhost").unwrap();
+        ssl.param_mut().set_host("localhost").unwrap();
+        let seen = Arc::default();
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let tap = Tap { inner: tcp, seen: Arc::clone(&seen) };
+        let mut stream = SslStream::new(ssl, tap).unwrap();
+        Pin::new(&mut stream).connect().await.unwrap();
+        Self { stream, version, seen }
+    }
+
+    /// Every complete record so far.
+    pub fn records(&self) -> Vec<Record> {
+        let seen = self.seen.lock().unwrap();
+        let bytes: Vec<u8> = seen.iter().flat_map(|(_, piece)| piece.iter().copied()).collect();
+        let mut arrivals = Vec::new(); // (end offset, time) of every piece
+        for (at, piece) in seen.iter() {
+            arrivals.push((arrivals.last().map_or(0, |(end, _)| *end) + piece.len(), *at));
+        }
+        let (mut records, mut offset, mut encrypted) = (Vec::new(), 0, false);
+        while bytes.len() >= offset + 5 {
+            let content_type = bytes[offset];
+            let length = usize::from(u16::from_be_bytes([bytes[offset + 3], bytes[offset + 4]]));
+            let end = offset + 5 + length;
+            if end > bytes.len() {
+                break;
+            }
+            // Encryption begins with type 23 in TLS 1.3, after change_cipher_spec in TLS 1.2.
+            let sealed =
+                if self.version == SslVersion::TLS1_3 { content_type == 23 } else { encrypted };
+            let plaintext = length - if sealed { overhead(self.version) } else { 0 };
+            let at = arrivals.iter().find(|(piece, _)| *piece >= end).unwrap().1;
+            records.push(Record { content_type, plaintext, at });
+            encrypted |= content_type == 20;
+            offset = end;
+        }
+        records
+    }
+
+    /// The records that carried the last `bytes` bytes of application data, in order: those before
+    /// them belong to the handshake and its tickets.
+    pub fn application(&self, bytes: usize) -> Vec<Record> {
+        let records = self.records();
+        let (mut left, mut first) = (bytes, records.len());
+        while left > 0 {
+            first -= 1;
+            let record = records[first];
+            assert_eq!(record.content_type, 23);
+            left = left.checked_sub(record.plaintext).expect("records that add up");
+        }
+        records[first..].to_vec()
+    }
+}
+
+/// A socket that remembers what it read, and when.
+pub struct Tap {
+    inner: TcpStream,
+    seen: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let new = &buf.filled()[before..];
+        if !new.is_empty() {
+            self.seen.lock().unwrap().push((Instant::now(), new.to_vec()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
