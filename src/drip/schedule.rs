@@ -29,25 +29,19 @@ pub enum Next {
 pub struct Schedule {
     chunk: ChunkSize,
     wait: Duration,
-    /// None before the first body record of the connection.
-    grid: Option<Grid>,
-    /// The next record is the first of its response.
-    first: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Grid {
-    /// The grid point of the next record.
-    due: Duration,
+    /// The grid point of the next record; none before the first record of the connection.
+    due: Option<Duration>,
     /// When the last record left.
     last: Duration,
+    /// No record of this response was asked for yet.
+    first: bool,
 }
 
 impl Schedule {
     /// A connection that has sent no body record yet.
     #[must_use]
     pub fn new(chunk: ChunkSize, wait: Duration) -> Self {
-        Self { chunk, wait, grid: None, first: true }
+        Self { chunk, wait, due: None, last: Duration::ZERO, first: true }
     }
 
     /// Begins a response, which may have its own record size and wait. The grid stays.
@@ -64,9 +58,10 @@ impl Schedule {
     }
 
     /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
-    /// (`None`: the body's length is not known).
+    /// (`None`: the body's length is not known). To be asked once the record is there to be sent:
+    /// the first such time of a response may anchor a new grid.
     #[must_use]
-    pub fn next(&self, now: Duration, left: Option<u64>) -> Next {
+    pub fn next(&mut self, now: Duration, left: Option<u64>) -> Next {
         let due = self.due(now);
         if now < due {
             return Next::WaitUntil(due);
@@ -78,22 +73,24 @@ impl Schedule {
     /// Notes that a record left at `now`.
     pub fn sent(&mut self, now: Duration) {
         let due = self.due(now);
-        let late = now.saturating_sub(due);
-        let due = due.saturating_add(self.wait.saturating_mul(steps(late, self.wait)));
-        self.grid = Some(Grid { due, last: now });
-        self.first = false;
+        let points = steps(now.saturating_sub(due), self.wait);
+        self.due = Some(due.saturating_add(self.wait.saturating_mul(points)));
+        self.last = now;
     }
 
-    /// The time of the next record: its grid point, or, for a response that begins after that has
-    /// passed, a grid of its own, no earlier than one wait after the last record (which may itself
-    /// have been late).
-    fn due(&self, now: Duration) -> Duration {
-        match self.grid {
+    /// The grid point of the next record. A response that has its first record ready after the grid
+    /// point has passed gets a grid of its own, no earlier than one wait after the last record
+    /// (which may itself have been late).
+    fn due(&mut self, now: Duration) -> Duration {
+        let due = match self.due {
+            _ if self.wait.is_zero() => now,
             None => now,
-            Some(_) if self.wait.is_zero() => now,
-            Some(grid) if self.first && now > grid.due => now.max(grid.last + self.wait),
-            Some(grid) => grid.due,
-        }
+            Some(due) if self.first && now > due => now.max(self.last.saturating_add(self.wait)),
+            Some(due) => due,
+        };
+        self.first = false;
+        self.due = Some(due);
+        due
     }
 }
 
@@ -248,11 +245,11 @@ mod tests {
             let records = drip(&mut schedule, &mut { Duration::ZERO }, total, |k| Duration::from_nanos(delays[k]));
             prop_assert_eq!(records.len(), delays.len());
             prop_assert_eq!(records.iter().map(|r| r.1 as u64).sum::<u64>(), total);
-            let origin = records[0].0;
+            let origin = records[0].0 - Duration::from_nanos(delays[0]);
             for (k, pair) in records.windows(2).enumerate() {
                 let gap = pair[1].0 - pair[0].0;
                 prop_assert!(gap * 2 >= wait, "gap {gap:?} after record {k}");
-                // the time asked for is on the grid that the first record anchored
+                // the time asked for is on the grid that was anchored when the first was ready
                 let asked = pair[1].0 - Duration::from_nanos(delays[k + 1]) - origin;
                 prop_assert_eq!(asked.as_nanos() % wait.as_nanos(), 0);
             }

@@ -336,7 +336,7 @@ mod tests {
             ("http://localhost", false, "localhost", 80, "localhost"),
             ("http://192.0.2.1:9000", false, "192.0.2.1", 9000, "192.0.2.1:9000"),
             ("http://[::1]:9000", false, "::1", 9000, "[::1]:9000"),
-            ("https://[2001:db8::1]", true, "2001:db8::1", 443, "[2001:db8::1]"),
+            ("http://[2001:db8::1]", false, "2001:db8::1", 80, "[2001:db8::1]"),
         ] {
             for addressing in [Auto, Path] {
                 let endpoint = custom(url, "Old_Bucket", addressing).expect("an endpoint");
@@ -391,11 +391,17 @@ mod tests {
         ] {
             fails(custom(bad, "my-bucket", Auto), "s3.endpoint", &format!("{url}{why}"));
         }
-        for (url, ip) in [("http://192.0.2.1:9000", "192.0.2.1"), ("https://[::1]", "::1")] {
+        for (url, ip) in [("http://192.0.2.1:9000", "192.0.2.1"), ("http://[::1]", "::1")] {
             let message = format!(
                 "a bucket's name cannot be put before an IP address ({ip}): write auto or path, or give the endpoint a name"
             );
             fails(custom(url, "my-bucket", Virtual), "s3.addressing", &message);
+        }
+        for (url, ip) in [("https://192.0.2.1:9000", "192.0.2.1"), ("https://[::1]", "::1")] {
+            let message = format!(
+                "https needs a host name, which the service's certificate is checked against, not an IP address ({ip})"
+            );
+            fails(custom(url, "my-bucket", Auto), "s3.endpoint", &message);
         }
         let message = "the service's wildcard certificate, *.minio.example, does not cover my.bucket.minio.example \
                        because of the dots in the bucket's name: write auto or path";

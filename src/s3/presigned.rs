@@ -469,8 +469,6 @@ mod tests {
             ),
             // Other services.
             ("minio.example:9000", "b-1/", "bucket=b-1 endpoint=https://minio.example:9000"),
-            ("192.0.2.1", "b-1/", "bucket=b-1 endpoint=https://192.0.2.1"),
-            ("[::1]:9000", "b-1/", "bucket=b-1 endpoint=https://[::1]:9000"),
             (
                 "b-1.s3.garage.example",
                 "",

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod fault;
 pub mod http1;
 pub mod wire;
 

@@ -34,12 +34,15 @@ fn overhead(version: SslVersion) -> usize {
     }
 }
 
+/// What was read, piece by piece, and when.
+type Seen = Arc<Mutex<Vec<(Instant, Vec<u8>)>>>;
+
 /// A connected client.
 pub struct Client {
     /// Reads and writes plaintext.
     pub stream: SslStream<Tap>,
     version: SslVersion,
-    seen: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    seen: Seen,
 }
 
 impl Client {
@@ -59,7 +62,7 @@ impl Client {
         let mut ssl = Ssl::new(&context.build()).unwrap();
         ssl.set_hostname("localhost").unwrap();
         ssl.param_mut().set_host("localhost").unwrap();
-        let seen = Arc::default();
+        let seen = Seen::default();
         let tcp = TcpStream::connect(addr).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let tap = Tap { inner: tcp, seen: Arc::clone(&seen) };
@@ -114,7 +117,7 @@ impl Client {
 /// A socket that remembers what it read, and when.
 pub struct Tap {
     inner: TcpStream,
-    seen: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    seen: Seen,
 }
 
 impl AsyncRead for Tap {
