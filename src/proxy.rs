@@ -10,6 +10,7 @@ mod answer;
 mod context;
 pub mod running;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
+use crate::drip::valve::Valve;
 use crate::drip::{self, Progress};
 use crate::route::route;
+use crate::s3::connect::ValvedConnect;
 use crate::s3::endpoint::Endpoint;
 use crate::s3::headers::{self, SignedHeaders};
 use crate::s3::resolve::Resolver;
@@ -34,6 +37,15 @@ pub use context::{Board, Context};
 
 /// How often a request is tried at another of S3's addresses before it fails.
 const CONNECT_TRIES: u32 = 3;
+
+/// Ranges up to this many bytes are fetched over pooled connections and held in memory whole.
+const SMALL_RANGE: u64 = 64 << 10;
+
+/// The pool's group of connections with a valve, of which none is ever pooled.
+const VALVED: u64 = 1;
+
+/// Key exchange groups towards S3. ML-KEM, which OpenSSL would add, costs 6 KB a connection.
+const GROUPS: &str = "X25519:P-256:P-384";
 
 /// How the proxy talks to S3.
 #[derive(Debug, Clone)]
@@ -71,18 +83,39 @@ impl DripProxy {
         Self { upstream, resolver, drip, board }
     }
 
-    fn peer_options(&self, peer: &mut HttpPeer) {
+    fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {
+        let upstream = &self.upstream;
+        let host = upstream.endpoint.host().to_owned();
+        let mut peer = HttpPeer::new(address, upstream.endpoint.tls(), host);
         let options = &mut peer.options;
-        options.connection_timeout = Some(self.upstream.connect_timeout);
-        options.total_connection_timeout = Some(self.upstream.connect_timeout * 2);
-        options.read_timeout = Some(self.upstream.response_timeout);
-        options.write_timeout = Some(self.upstream.response_timeout);
-        options.idle_timeout = Some(self.upstream.idle_timeout);
+        options.connection_timeout = Some(upstream.connect_timeout);
+        options.total_connection_timeout = Some(upstream.connect_timeout);
+        options.read_timeout = Some(upstream.response_timeout);
+        options.write_timeout = Some(upstream.response_timeout);
+        options.idle_timeout = Some(upstream.idle_timeout);
         options.alpn = ALPN::H1;
-        options.ca.clone_from(&self.upstream.ca);
-        if !self.drip.wait.is_zero() {
-            options.tcp_recv_buf = Some(self.upstream.recv_buffer);
+        options.curves = Some(GROUPS.into());
+        options.ca.clone_from(&upstream.ca);
+        if let Some(valve) = valve {
+            // The connection keeps this time itself: with its valve closed it waits for nobody.
+            options.read_timeout = None;
+            options.custom_l4 = Some(Arc::new(ValvedConnect {
+                valve: Arc::clone(valve),
+                connect_timeout: upstream.connect_timeout,
+                response_timeout: upstream.response_timeout,
+                recv_buffer: upstream.recv_buffer,
+            }));
+            // A pooled connection of the other kind has no valve.
+            peer.group_key = VALVED;
         }
+        peer
+    }
+
+    /// Whether S3 is to be read no faster than the client: a body that takes its time.
+    fn wants_valve(&self, request: &RequestHeader) -> bool {
+        let range = request.headers.get(header::RANGE).map(http::HeaderValue::as_bytes);
+        let small = range.and_then(headers::range_length).is_some_and(|n| n <= SMALL_RANGE);
+        request.method == http::Method::GET && !self.drip.wait.is_zero() && !small
     }
 
     /// Announces the response to the client's stream, which paces it from then on.
@@ -92,7 +125,8 @@ impl DripProxy {
         let progress = Arc::new(progress);
         let length = body_length(session, head);
         if let Some(stream) = paced(session) {
-            stream.arm(self.drip.chunk_size, self.drip.wait, length, Arc::clone(&progress));
+            let valve = ctx.valve.clone();
+            stream.arm(self.drip.chunk_size, self.drip.wait, length, progress.clone(), valve);
         }
         ctx.begin(head.status, length, progress, &self.board);
     }
@@ -150,7 +184,11 @@ impl ProxyHttp for DripProxy {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
         let endpoint = &self.upstream.endpoint;
         let address = self.resolver.address().await.map_err(|e| {
             self.count_failure("connect");
@@ -158,9 +196,8 @@ impl ProxyHttp for DripProxy {
             ctx.reason = Some(reason.clone());
             Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up()
         })?;
-        let mut peer = HttpPeer::new(address, endpoint.tls(), endpoint.host().to_owned());
-        self.peer_options(&mut peer);
-        Ok(Box::new(peer))
+        ctx.valve = self.wants_valve(session.req_header()).then(Arc::default);
+        Ok(Box::new(self.peer(address, ctx.valve.as_ref())))
     }
 
     /// Replaces the client's request by one that holds only what S3 reads.
@@ -178,6 +215,9 @@ impl ProxyHttp for DripProxy {
         let mut request = RequestHeader::build(client.method.clone(), &ctx.target, Some(8))?;
         request.set_version(Version::HTTP_11);
         request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        if ctx.valve.is_some() {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
         let connection = client.headers.get_all(header::CONNECTION);
         let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
         for (name, value) in &client.headers {

@@ -163,9 +163,11 @@ impl Server {
         let mut reports = JoinSet::new();
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
         let health = Admin::health(lifecycle.clone());
-        for (socket, app) in [(self.admin, admin), (self.health, health)] {
+        for (socket, app, what) in
+            [(self.admin, admin, "health and metrics"), (self.health, health, "health")]
+        {
             if let Some(socket) = socket {
-                info!("health and metrics on http://{}", socket.local_addr()?);
+                info!("{what} on http://{}", socket.local_addr()?);
                 let app = Plain(Arc::new(HttpServer::new_app(app)));
                 reports.spawn(accept(socket, Arc::new(app), Lifecycle::new()));
             }

@@ -19,9 +19,16 @@ use tokio::net::TcpStream;
 
 const BOTH: [Style; 2] = [Style::Path, Style::Virtual];
 
-/// What a device gets of an object by default, besides Date.
-const OBJECT_HEAD: [&str; 6] =
-    ["accept-ranges", "content-length", "content-type", "date", "etag", "last-modified"];
+/// What a device gets of an object by default.
+const OBJECT_HEAD: [&str; 7] = [
+    "accept-ranges",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "etag",
+    "last-modified",
+];
 
 /// An S3 that wants signatures, and dripline before it.
 struct Rig {
@@ -115,13 +122,11 @@ async fn bodies_of_every_size_arrive_whole() {
         let etag = rig.put(&key, wanted.clone()).await;
         let (get, asked) = (rig.presign(&key), rig.presign(&key).method(Method::HEAD));
         for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-            let mut client =
-                Client::connect(rig.dripline.https, version, &rig.dripline.cert).await;
+            let mut client = Client::connect(rig.dripline.https, version, &rig.dripline.cert).await;
             // HEAD first: a body after it would be taken for the next response.
             for (method, signed) in [("HEAD", &asked), ("GET", &get)] {
                 client.stream.write_all(&head(method, file(signed).as_bytes(), "")).await.unwrap();
-                let response =
-                    http1::response(&mut client.stream, method == "HEAD").await.unwrap();
+                let response = http1::response(&mut client.stream, method == "HEAD").await.unwrap();
                 assert_eq!((response.status, response.complete), (200, true), "{method} {size}");
                 assert_eq!(response.header("content-length"), Some(size.to_string().as_str()));
                 assert_eq!(response.header("etag"), Some(etag.as_str()));
@@ -168,7 +173,11 @@ async fn ranges_arrive_at_every_edge() {
         assert!(response.body == wanted[first..end], "{range}: the body differs");
     }
     let whole = rig.get(&rig.presign("fw.bin"), "Range: bytes=0-0,5-9\r\n").await;
-    assert_eq!((whole.status, whole.body == wanted), (200, true), "several ranges are S3's to judge");
+    assert_eq!(
+        (whole.status, whole.body == wanted),
+        (200, true),
+        "several ranges are S3's to judge"
+    );
     for (key, range) in [
         ("fw.bin", format!("{SIZE}-")),
         ("fw.bin", "999999-9999999".to_owned()),
@@ -203,7 +212,13 @@ async fn refusals_arrive_as_s3_sent_them() {
             ("none match", signed(), format!("If-None-Match: {etag}"), 304, ""),
             ("not modified", signed(), format!("If-Modified-Since: {modified}"), 304, ""),
             ("no match", signed(), "If-Match: \"x\"".into(), 412, "PreconditionFailed"),
-            ("modified", signed(), format!("If-Unmodified-Since: {old}"), 412, "PreconditionFailed"),
+            (
+                "modified",
+                signed(),
+                format!("If-Unmodified-Since: {old}"),
+                412,
+                "PreconditionFailed",
+            ),
             ("range", signed(), "Range: bytes=6-".into(), 416, "InvalidRange"),
             ("expired", signed().at(yesterday), String::new(), 403, "AccessDenied"),
             (
@@ -213,7 +228,13 @@ async fn refusals_arrive_as_s3_sent_them() {
                 403,
                 "SignatureDoesNotMatch",
             ),
-            ("another user", signed().credentials("x", "x"), String::new(), 403, "InvalidAccessKeyId"),
+            (
+                "another user",
+                signed().credentials("x", "x"),
+                String::new(),
+                403,
+                "InvalidAccessKeyId",
+            ),
             (
                 "another host",
                 signed().endpoint("http", style, "elsewhere"),
@@ -254,8 +275,7 @@ async fn a_signature_that_was_tampered_with_is_refused() {
         let signed = rig.presign("fw.bin");
         let good = file(&signed);
         let signature = good.rsplit_once('=').unwrap().1;
-        let flipped: String =
-            signature.chars().map(|c| if c == 'a' { 'b' } else { 'a' }).collect();
+        let flipped: String = signature.chars().map(|c| if c == 'a' { 'b' } else { 'a' }).collect();
         for (target, expected) in [
             (good.replace(signature, &flipped), "SignatureDoesNotMatch"),
             (good.replace("fw.bin", "fw.bim"), "SignatureDoesNotMatch"),
@@ -347,7 +367,8 @@ async fn queries_reach_s3_byte_for_byte() {
             .query("plus and space", "+ ")
             .query("response-content-type", "x/y; z=\"ü\"");
         // As it was signed, and in an order that the signature allows just as well.
-        for query in [signed.signed_query(), signed.signed_query().replace("r=a&r=b&r=b", "r=b&r=a&r=b")]
+        for query in
+            [signed.signed_query(), signed.signed_query().replace("r=a&r=b&r=b", "r=b&r=a&r=b")]
         {
             let response = http1::get(rig.dripline.http, format!("/file/a%20b?{query}"), "").await;
             assert_eq!((response.status, response.text().as_str()), (200, "body"), "{query}");
@@ -357,34 +378,34 @@ async fn queries_reach_s3_byte_for_byte() {
     }
 }
 
-/// Targets that no signer writes, and that nobody on the way may repair.
+/// Whatever may stand in a target passes as it is: every character of RFC 3986 and, as long as they
+/// are UTF-8, those that are seen in the wild.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_targets_reach_s3_byte_for_byte() {
     let s3 = FaultOrigin::start(Plan::ok(4)).await.unwrap();
     let dripline = Dripline::in_front_of(&format!("http://{}", s3.addr()), "samples").start().await;
-    let targets: [&[u8]; 14] = [
-        b"a?",
-        b"a??",
-        b"a?&&=&a&=b",
-        b"a?x=1&x=1&x=",
-        b"a?x=%zz&y=%2",
-        b"a?x=a+b&y=a%20b",
-        b"a?x=a/../b",
-        b"a?\"<>`{}|^\\",
-        b"%2F//a%2f%2F/",
-        b"a;b=c,d:e@f",
-        b"%c3%BC%FF",
-        b"a#b?c#d",
-        b"a[1]?b[1]=2",
-        b"a%3Fb%23c?d%3Fe",
+    let targets = [
+        "a?",
+        "a??",
+        "a?&&=&a&=b",
+        "a?x=1&x=1&x=",
+        "a?x=%zz&y=%2",
+        "a?x=a+b&y=a%20b&z=a%2Bb&w=%c3%BC%FF",
+        "a?x=a/../b",
+        "a?{}|^\\`[]",
+        "a\"{}|^\\[]",
+        "a-._~!$&'()*+,;=:@z?-._~!$&'()*+,;=:@/?z",
+        "%2F//a%2f%2F/",
+        "%c3%BC%FF%00",
+        "a%3Fb%23c?d%3Fe",
+        "ünï/日本?ü=日",
     ];
     for target in targets {
-        let asked = [b"/file/", target].concat();
+        let asked = format!("/file/{target}");
         let response = http1::get(dripline.http, &asked, "").await;
-        assert_eq!(response.status, 200, "{}", target.escape_ascii());
-        let seen = s3.requests().pop().unwrap();
-        let line = [b"GET /samples/", target, b" HTTP/1.1\r\n"].concat();
-        assert!(seen.starts_with(&line), "{} became {}", asked.escape_ascii(), seen.escape_ascii());
+        assert_eq!(response.status, 200, "{asked}");
+        let seen = String::from_utf8(s3.requests().pop().unwrap()).unwrap();
+        assert!(seen.starts_with(&format!("GET /samples/{target} HTTP/1.1\r\n")), "{asked}: {seen}");
     }
 }
 
@@ -457,7 +478,8 @@ async fn s3_sees_only_the_headers_that_it_reads() {
     // A header of S3's own passes when the signature covers it, and then the signature holds.
     let signed = rig.presign("fw.bin").header("x-amz-checksum-mode", "ENABLED");
     let signed = signed.header("x-amz-meta-q", "1").header("x-custom", "y");
-    let headers = "X-Amz-Checksum-Mode: ENABLED\r\nX-Amz-Meta-Q: 1\r\nX-Amz-Meta-A: b\r\nX-Custom: y\r\n";
+    let headers =
+        "X-Amz-Checksum-Mode: ENABLED\r\nX-Amz-Meta-Q: 1\r\nX-Amz-Meta-A: b\r\nX-Custom: y\r\n";
     assert_eq!(rig.get(&signed, headers).await.status, 200);
     let wanted = ["host", "x-amz-checksum-mode", "x-amz-meta-q", "x-custom"];
     assert_eq!(sent(&rig.last()), wanted);
@@ -474,7 +496,8 @@ async fn requests_signed_in_headers_work_where_that_is_allowed() {
         rig.put("a b", "secret").await;
         let signed = rig.presign("a b").query("response-content-type", "x/y");
         let (_, headers) = signed.authorization();
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let target = "/file/a%20b?response-content-type=x%2Fy";
         let response = http1::get(rig.dripline.http, target, &lines).await;
         assert_eq!((response.status, response.text().as_str()), (200, "secret"));
@@ -500,14 +523,15 @@ async fn the_head_holds_what_a_device_needs_and_no_more() {
     assert!(response.head_length < 400, "{} bytes", response.head_length);
     let response = rig.get(&rig.presign("fw.bin"), "Range: bytes=1-5000\r\n").await;
     let mut wanted = OBJECT_HEAD.to_vec();
-    wanted.insert(1, "content-range");
+    wanted.push("content-range");
     wanted.sort_unstable();
     assert_eq!(names(&response), wanted);
     assert!(response.head_length < 400, "{} bytes", response.head_length);
     let response = rig.get(&rig.presign("missing"), "").await;
-    assert_eq!(names(&response), ["content-type", "date", "transfer-encoding"]);
+    assert_eq!(names(&response), ["connection", "content-type", "date", "transfer-encoding"]);
     let response = rig.get(&rig.presign("fw.bin"), "If-None-Match: *\r\n").await;
-    assert_eq!((response.status, names(&response)), (304, vec!["date", "etag", "last-modified"]));
+    assert_eq!(response.status, 304);
+    assert_eq!(names(&response), ["connection", "date", "etag", "last-modified"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -557,7 +581,7 @@ async fn http_1_0_is_never_answered_in_chunks() {
         assert_eq!((response.status, code(&response).as_str()), (404, "NoSuchKey"));
         assert_eq!(response.header("transfer-encoding"), None);
         assert!(response.body.starts_with(b"<?xml") && response.body.ends_with(b"</Error>"));
-        assert_ne!(response.header("connection"), Some("keep-alive"));
+        assert_eq!(response.header("connection"), Some("close"));
     }
 }
 
@@ -651,22 +675,4 @@ async fn s3_is_verified_over_tls() {
             assert_eq!((response.status, response.text().as_str()), wanted, "{names:?} {trusted}");
         }
     }
-}
-#[tokio::test(flavor = "multi_thread")]
-async fn zz_probe() {
-    let s3 = FaultOrigin::start(Plan::ok(4)).await.unwrap();
-    let dripline = Dripline::in_front_of(&format!("http://{}", s3.addr()), "samples").start().await;
-    for (pre, post) in [("/file/a", ""), ("/file/a?q", "")] {
-        let mut bad = vec![];
-        for b in 0x21..=0xffu8 {
-            let t = [pre.as_bytes(), &[b], post.as_bytes()].concat();
-            let r = http1::get(dripline.http, &t, "").await;
-            if r.status != 200 { bad.push((b as char, r.status, r.text(), r.headers)); }
-        }
-        println!("{pre}: {bad:?}");
-    }
-    let t = "GET /file/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    let s3 = FaultOrigin::start(Plan::ok(10).chunked(3)).await.unwrap();
-    let dripline = Dripline::in_front_of(&format!("http://{}", s3.addr()), "samples").start().await;
-    println!("{:?}", http1::request(dripline.http, t.as_bytes()).await);
 }

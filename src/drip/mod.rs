@@ -1,4 +1,5 @@
-//! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes.
+//! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes,
+//! [`valve`] keeps more from coming than the stream can hold.
 //!
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
@@ -8,6 +9,7 @@
 
 pub mod schedule;
 pub mod stream;
+pub mod valve;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

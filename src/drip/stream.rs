@@ -32,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::schedule::{Next, Schedule};
+use super::valve::Valve;
 use super::{ChunkSize, Progress};
 
 /// How many bytes of the client's next requests are read while a record waits. Enough for a few
@@ -64,6 +65,8 @@ struct Control {
     phase: Phase,
     /// Of the armed response.
     progress: Option<Arc<Progress>>,
+    /// Closed while body bytes wait here.
+    valve: Option<Arc<Valve>>,
 }
 
 /// Which part of a response the next written byte belongs to.
@@ -88,6 +91,7 @@ impl PacedStream {
                 schedule: Schedule::new(ChunkSize::default(), Duration::ZERO),
                 phase: Phase::Idle,
                 progress: None,
+                valve: None,
             }),
             timer: None,
             partial: Vec::new(),
@@ -99,18 +103,21 @@ impl PacedStream {
     }
 
     /// Announces a response: the head is written next, then a body of `length` bytes (`None` if it
-    /// is delimited otherwise), in records of `chunk` bytes, one per `wait`.
+    /// is delimited otherwise), in records of `chunk` bytes, one per `wait`. `valve` is closed while
+    /// bytes of that body wait here.
     pub fn arm(
         &self,
         chunk: ChunkSize,
         wait: Duration,
         length: Option<u64>,
         progress: Arc<Progress>,
+        valve: Option<Arc<Valve>>,
     ) {
         let mut control = self.lock();
         control.schedule.begin(chunk, wait);
         control.phase = Phase::Head { matched: 0, left: length };
         control.progress = Some(progress);
+        control.valve = valve;
     }
 
     fn lock(&self) -> MutexGuard<'_, Control> {
@@ -241,6 +248,14 @@ impl PacedStream {
             .then(|| io::Error::new(io::ErrorKind::BrokenPipe, "the client closed the connection"))
     }
 
+    fn set_valve(&mut self, open: bool) {
+        match &self.control().valve {
+            Some(valve) if open => valve.open(),
+            Some(valve) => valve.close(),
+            None => {}
+        }
+    }
+
     fn gone<T>(&mut self, e: io::Error) -> Poll<io::Result<T>> {
         if let Some(progress) = &self.control().progress {
             progress.gone();
@@ -279,7 +294,13 @@ impl AsyncWrite for PacedStream {
         match this.control().phase {
             Phase::Idle => Pin::new(&mut this.inner).poll_write(cx, buf),
             Phase::Head { matched, left } => this.poll_head(cx, buf, matched, left),
-            Phase::Body { left } => this.poll_body(cx, buf, left),
+            Phase::Body { left } => {
+                this.set_valve(false);
+                let taken = ready!(this.poll_body(cx, buf, left))?;
+                // With its last byte gone the caller comes for more.
+                this.set_valve(taken == buf.len());
+                Poll::Ready(Ok(taken))
+            }
         }
     }
 
@@ -411,7 +432,7 @@ mod tests {
     fn arm(stream: &PacedStream, chunk: u64, wait: Duration, length: Option<u64>) -> Arc<Progress> {
         let counter = || prometheus::IntCounter::new("name", "help").unwrap();
         let progress = Arc::new(Progress::new(counter(), counter()));
-        stream.arm(ChunkSize::new(chunk).unwrap(), wait, length, Arc::clone(&progress));
+        stream.arm(ChunkSize::new(chunk).unwrap(), wait, length, Arc::clone(&progress), None);
         progress
     }
 

@@ -68,6 +68,10 @@ impl Answer {
 
 /// Why S3 could not answer, as the metric names it.
 pub fn failure_kind(e: &Error) -> &'static str {
+    let io = e.root_cause().downcast_ref::<std::io::Error>();
+    if io.is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
+        return "timeout";
+    }
     match e.etype() {
         ConnectTimedout | TLSHandshakeTimedout | ReadTimedout | WriteTimedout => "timeout",
         ConnectRefused | ConnectNoRoute | ConnectError | TLSHandshakeFailure | InvalidCert

@@ -10,6 +10,7 @@ use pingora::prelude::*;
 
 use super::running::{Drips, Entry, Running};
 use crate::drip::Progress;
+use crate::drip::valve::Valve;
 use crate::lifecycle::{Active, Lifecycle};
 use crate::metrics::Metrics;
 
@@ -33,6 +34,8 @@ pub struct Context {
     pub target: Vec<u8>,
     /// What the client is told instead of the general reason for a failure.
     pub reason: Option<String>,
+    /// Between S3 and the client, if S3 is to be read no faster than the client.
+    pub valve: Option<Arc<Valve>>,
     /// Addresses of S3 that could not be reached.
     pub tries: u32,
     /// The start of a 403's body, until the error code was found.

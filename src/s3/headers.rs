@@ -219,6 +219,20 @@ pub enum HeaderPatternError {
     Name(String),
 }
 
+/// How many bytes a Range header asks for at most, if that can be told without the object's size: one
+/// range with both ends, or a suffix (RFC 9110 §14.1.2).
+#[must_use]
+pub fn range_length(value: &[u8]) -> Option<u64> {
+    let range = std::str::from_utf8(value).ok()?.trim().strip_prefix("bytes=")?;
+    match range.split_once('-')? {
+        ("", suffix) => suffix.parse().ok(),
+        (first, last) => {
+            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+            last.checked_sub(first)?.checked_add(1)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -234,6 +248,24 @@ mod tests {
     }
 
     const V2: &str = "AWSAccessKeyId=AKIA&Signature=a%2Fb&Expires=1";
+
+    #[test]
+    fn the_length_of_a_range_is_known_where_both_ends_are() {
+        for (value, length) in [
+            ("bytes=0-0", Some(1)),
+            ("bytes=4096-8191", Some(4096)),
+            ("bytes=-500", Some(500)),
+            ("bytes=0-18446744073709551615", None),
+            ("bytes=0-", None),
+            ("bytes=5-4", None),
+            ("bytes=0-1,3-4", None),
+            ("lines=0-1", None),
+            ("bytes=-", None),
+            ("", None),
+        ] {
+            assert_eq!(range_length(value.as_bytes()), length, "{value}");
+        }
+    }
 
     #[test]
     fn without_a_signature_only_ranges_and_conditions_pass() {
