@@ -15,8 +15,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY third_party third_party
 RUN mkdir src \
-    && echo '//! Stands in for the library while its dependencies are built.' > src/lib.rs \
-    && echo 'fn main() {}' > src/main.rs \
+    && echo '//! Stands in while the dependencies are built.' | tee src/lib.rs src/main.rs \
+    && echo 'fn main() {}' >> src/main.rs \
     && cargo build --release --locked --no-default-features --features vendored-openssl \
     && rm -r src
 

@@ -302,6 +302,9 @@ impl ProxyHttp for DripProxy {
         // HTTP/1.0 has no chunks: without a length, the end of the connection ends the body.
         if session.req_header().version == Version::HTTP_10 {
             response.remove_header(&header::TRANSFER_ENCODING);
+            if !response.headers.contains_key(header::CONTENT_LENGTH) {
+                session.set_keepalive(None);
+            }
         }
         self.begin(session, ctx, response);
         Ok(())

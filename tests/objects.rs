@@ -405,7 +405,10 @@ async fn odd_targets_reach_s3_byte_for_byte() {
         let response = http1::get(dripline.http, &asked, "").await;
         assert_eq!(response.status, 200, "{asked}");
         let seen = String::from_utf8(s3.requests().pop().unwrap()).unwrap();
-        assert!(seen.starts_with(&format!("GET /samples/{target} HTTP/1.1\r\n")), "{asked}: {seen}");
+        assert!(
+            seen.starts_with(&format!("GET /samples/{target} HTTP/1.1\r\n")),
+            "{asked}: {seen}"
+        );
     }
 }
 

@@ -18,7 +18,6 @@ use crate::logging;
 use crate::proxy::running::Drips;
 use crate::server::{Server, Stop};
 use crate::tls::identity::Identity;
-use crate::units::ByteSize;
 use origin::{Origin, OriginOptions};
 
 /// Where the daemon listens when nothing is configured; the demo takes the next free port.
@@ -166,9 +165,8 @@ fn line(bytes: u64, total: Option<u64>, key: &str, elapsed: Duration) -> String 
         let full = usize::try_from(percent / 5).unwrap_or(20).min(20);
         format!("[{}{}] {percent:>3} % ", "=".repeat(full), " ".repeat(20 - full))
     });
-    let rate = bytes * 1000 / u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     let total = total.map_or_else(|| "?".to_owned(), |total| total.to_string());
-    format!("  drip {bar}{bytes} of {total} bytes, {}/s  {key}", ByteSize::new(rate))
+    format!("  drip {bar}{bytes} of {total} bytes in {:.1} s  {key}", elapsed.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -178,7 +176,7 @@ mod tests {
     #[test]
     fn a_line_shows_how_far_a_drip_is() {
         let half = line(512, Some(1024), "fw.bin", Duration::from_secs(1));
-        assert_eq!(half, "  drip [==========          ]  50 % 512 of 1024 bytes, 512B/s  fw.bin");
+        assert_eq!(half, "  drip [==========          ]  50 % 512 of 1024 bytes in 1.0 s  fw.bin");
         let unknown = line(0, None, "fw.bin", Duration::ZERO);
         assert!(unknown.starts_with("  drip 0 of ? bytes"), "{unknown}");
     }

@@ -8,7 +8,11 @@
 //! once, whatever the plan was doing.
 //!
 //! It must not know dripline, nor judge a request: it reads heads, no bodies, and answers them all.
-#![allow(dead_code, reason = "every test binary compiles this file and uses its own part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary compiles this file and uses its own part of it"
+)]
 
 mod plan;
 

@@ -5,6 +5,7 @@
 
 pub mod fault;
 pub mod http1;
+pub mod logs;
 pub mod wire;
 
 use std::net::SocketAddr;

@@ -150,7 +150,9 @@ impl Daemon {
     pub fn address(&self, prefix: &str) -> Option<SocketAddr> {
         let lines = self.lines();
         let found = lines.iter().find_map(|line| line.split_once(prefix))?;
-        Some(found.1.parse().unwrap_or_else(|e| panic!("{}: {e}", found.1)))
+        // A quote ends it in a JSON line.
+        let addr = found.1.split('"').next()?;
+        Some(addr.parse().unwrap_or_else(|e| panic!("{addr}: {e}")))
     }
 
     /// Asks the admin listener.

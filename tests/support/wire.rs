@@ -120,6 +120,13 @@ pub struct Tap {
     seen: Seen,
 }
 
+impl Tap {
+    /// Makes the end of this connection an RST instead of a FIN.
+    pub fn reset_on_close(&self) {
+        socket2::SockRef::from(&self.inner).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+}
+
 impl AsyncRead for Tap {
     fn poll_read(
         mut self: Pin<&mut Self>,
