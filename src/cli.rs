@@ -12,7 +12,7 @@ use log::{error, info, warn};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, ConfigErrors, Sources};
+use crate::config::{Config, ConfigErrors, Sources, report_addresses};
 use crate::logging;
 use crate::s3::presigned::PresignedUrl;
 use crate::server::{Server, Stop};
@@ -73,13 +73,16 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(self) -> Result<Config, ConfigErrors> {
+        Config::load(&self.sources())
+    }
+
+    fn sources(self) -> Sources {
         // A variable that is not UTF-8 is none of ours.
         let env = std::env::vars_os();
         let env = env.filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        let sources = Sources { file: self.config, env_file: self.env_file, env: env.collect() };
-        Config::load(&sources)
+        Sources { file: self.config, env_file: self.env_file, env: env.collect() }
     }
 }
 
@@ -99,7 +102,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo => crate::demo::main(),
         Command::Url { presigned, base, config } => url(&presigned, &base, config),
-        Command::Health(args) => with_config(args, |config| health(&config)),
+        Command::Health(args) => health(args),
     }
 }
 
@@ -257,8 +260,15 @@ fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
     }
 }
 
-fn health(config: &Config) -> ExitCode {
-    let Some(addr) = config.admin.or(config.health) else {
+fn health(args: ConfigArgs) -> ExitCode {
+    let (admin, health) = match report_addresses(&args.sources()) {
+        Ok(addresses) => addresses,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return EX_CONFIG.into();
+        }
+    };
+    let Some(addr) = admin.or(health) else {
         eprintln!("neither admin.addr nor health.addr is configured: there is nobody to ask");
         return EX_CONFIG.into();
     };

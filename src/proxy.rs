@@ -159,6 +159,8 @@ impl ProxyHttp for DripProxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        // From here on a drain waits for this request, while S3 has not answered yet too.
+        ctx.active = Some(self.board.lifecycle.enter());
         ctx.client = session.client_addr().map(ToString::to_string);
         let request = session.req_header();
         ctx.method = request.method.as_str().to_owned();
@@ -166,20 +168,17 @@ impl ProxyHttp for DripProxy {
             ctx.key = route.key.to_string();
             self.upstream.endpoint.target(&route.key, route.query)
         });
+        let has_body = !session.as_downstream_mut().is_body_empty();
         let refusal = match target {
+            Err(refusal) => Answer::refusal(refusal),
+            Ok(_) if has_body => {
+                Answer::new(StatusCode::BAD_REQUEST, "a GET or HEAD takes no body here")
+            }
             Ok(target) => {
                 ctx.target = target;
-                None
+                return Ok(false);
             }
-            Err(refusal) => Some(Answer::refusal(refusal)),
         };
-        let refusal = match refusal {
-            None if !session.as_downstream_mut().is_body_empty() => {
-                Some(Answer::new(StatusCode::BAD_REQUEST, "a GET or HEAD takes no body here"))
-            }
-            refusal => refusal,
-        };
-        let Some(refusal) = refusal else { return Ok(false) };
         self.answer(session, ctx, refusal).await?;
         Ok(true)
     }
@@ -330,6 +329,7 @@ impl ProxyHttp for DripProxy {
         ctx: &mut Context,
     ) -> FailToProxy {
         let reason = ctx.reason.take();
+        let cause = reason.clone().unwrap_or_else(|| e.to_string());
         if *e.esource() == ErrorSource::Upstream && reason.is_none() {
             self.count_failure(answer::failure_kind(e));
         }
@@ -338,7 +338,7 @@ impl ProxyHttp for DripProxy {
         match answer {
             Some(answer) if !begun => {
                 let error_code = answer.status().as_u16();
-                warn!(key = ctx.key.as_str(), status = error_code; "{e}");
+                warn!(key = ctx.key.as_str(), status = error_code; "{cause}");
                 // The request may not have been read to its end.
                 session.set_keepalive(None);
                 if self.answer(session, ctx, answer).await.is_ok() {
@@ -348,7 +348,7 @@ impl ProxyHttp for DripProxy {
             }
             _ => {
                 if *e.esource() == ErrorSource::Upstream {
-                    warn!(key = ctx.key.as_str(); "closing the client's connection short: {e}");
+                    warn!(key = ctx.key.as_str(); "closing the client's connection short: {cause}");
                 }
                 FailToProxy { error_code: 0, can_reuse_downstream: false }
             }

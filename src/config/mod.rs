@@ -139,14 +139,35 @@ impl Config {
     /// is not counted.
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::default();
-        let mut tree =
-            sources.file.as_deref().map(|path| file(path, &mut reader)).unwrap_or_default();
-        let env = Environment::gather(sources, &mut reader);
-        env.overlay(&mut tree, &mut reader);
+        let (tree, env) = tree(sources, &mut reader);
         let config = sections::config(reader.root(tree), &env);
         let warnings = reader.finish()?;
         Ok(Self { warnings, ..config.expect("whatever leaves no configuration is reported") })
     }
+}
+
+/// The admin and the health listener's addresses, whatever else is configured: for asking a daemon
+/// that runs with more than the asker was given.
+///
+/// # Errors
+///
+/// Those of `admin` and `health`, and of sources that cannot be read.
+pub fn report_addresses(
+    sources: &Sources,
+) -> Result<(Option<SocketAddr>, Option<SocketAddr>), ConfigErrors> {
+    let mut reader = Reader::default();
+    let (tree, _) = tree(sources, &mut reader);
+    let addresses = sections::report_addresses(reader.root(tree));
+    reader.finish()?;
+    Ok(addresses)
+}
+
+/// What all sources say together.
+fn tree(sources: &Sources, reader: &mut Reader) -> (Mapping, Environment) {
+    let mut tree = sources.file.as_deref().map(|path| file(path, reader)).unwrap_or_default();
+    let env = Environment::gather(sources, reader);
+    env.overlay(&mut tree, reader);
+    (tree, env)
 }
 
 /// The file's tree; an empty one if the file is empty or wrong, which is reported.

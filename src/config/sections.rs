@@ -60,6 +60,12 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     })
 }
 
+/// Reads `admin.addr` and `health.addr` alone.
+pub(super) fn report_addresses(mut root: Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let mut claims = Claims::default();
+    (admin(&mut root, &mut claims), health(&mut root, &mut claims))
+}
+
 fn s3(mut section: Section<'_>) -> Option<S3> {
     let reader = section.reader;
     let bucket = section.take("bucket");

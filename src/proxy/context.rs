@@ -41,6 +41,8 @@ pub struct Context {
     /// The start of a 403's body, until the error code was found.
     sniff: Option<Vec<u8>>,
     drip: Option<Drip>,
+    /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
+    pub active: Option<Active>,
 }
 
 impl Context {
@@ -76,7 +78,6 @@ impl Context {
             source,
             end: "drain",
             metrics: board.metrics.clone(),
-            _active: board.lifecycle.enter(),
         });
     }
 
@@ -126,7 +127,6 @@ struct Drip {
     source: &'static str,
     end: &'static str,
     metrics: Metrics,
-    _active: Active,
 }
 
 impl Drop for Drip {
