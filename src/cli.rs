@@ -1,7 +1,8 @@
-//! The command line: `run`, `check`, `demo`, `url`, `health`. Exit codes are those of sysexits.h.
+//! The command line: `run`, `check`, `demo`, `probe`, `url`, `health`. Exit codes are those of
+//! sysexits.h.
 
 use std::future::pending;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,8 +15,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigErrors, Sources, report_addresses};
 use crate::logging;
+use crate::probe::{self, Misfit};
 use crate::s3::presigned::PresignedUrl;
 use crate::server::{Server, Stop};
+use crate::units::ByteSize;
 
 const EX_USAGE: u8 = 64;
 const EX_DATAERR: u8 = 65;
@@ -46,6 +49,12 @@ enum Command {
     /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
     #[cfg(feature = "demo")]
     Demo,
+    /// Show what a small device would meet at an HTTPS URL: its records, certificates and pace
+    ///
+    /// Connects as devices do, in TLS 1.2 and 1.3, offering nothing, max_fragment_length or
+    /// record_size_limit. Takes up to 50 s if the server is paced. Exit code 0 if all is well, 1
+    /// if it does not fit, 69 if there is no connection or no trust.
+    Probe(ProbeArgs),
     /// Print the /file/ URL for a presigned S3 URL, or the setting that it needs
     Url {
         /// The presigned URL, in quotes
@@ -58,6 +67,22 @@ enum Command {
     },
     /// Ask the local daemon whether it is ready; for a container's HEALTHCHECK
     Health(ConfigArgs),
+}
+
+/// What to probe, and how to say it.
+#[derive(Args)]
+struct ProbeArgs {
+    /// What to fetch, in quotes if it is presigned
+    url: String,
+    /// Exit with 1 and name the first thing that a device with a buffer of this size cannot take
+    #[arg(long, value_name = "BYTES")]
+    fits: Option<ByteSize>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Trust the certificates of a PEM file too, beside the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// Where the configuration comes from.
@@ -101,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(args),
         #[cfg(feature = "demo")]
         Command::Demo => crate::demo::main(),
+        Command::Probe(args) => probe(args),
         Command::Url { presigned, base, config } => url(&presigned, &base, config),
         Command::Health(args) => health(args),
     }
@@ -219,6 +245,44 @@ impl Signals {
                 () = pending() => {}
             }
         }
+    }
+}
+
+fn probe(args: ProbeArgs) -> ExitCode {
+    // A paced server takes its time: someone who waits is told what for.
+    let waiting = std::io::stderr().is_terminal();
+    let options = probe::Options { url: args.url, ca: args.ca };
+    let probed = probe::run_with(&options, &mut |offer| {
+        if waiting {
+            eprintln!("{offer} …");
+        }
+    });
+    let report = match probed {
+        Ok(report) => report,
+        Err(e) => {
+            eprintln!("{e}");
+            return if e.is_usage() { EX_USAGE.into() } else { EX_UNAVAILABLE.into() };
+        }
+    };
+    let fit = args.fits.map(|size| (size, report.fits(size.bytes())));
+    if args.json {
+        let mut json = report.to_json();
+        json["fits"] = fit.as_ref().map_or(serde_json::Value::Null, |(size, fit)| {
+            let misfit = fit.as_ref().err().map(Misfit::to_string);
+            serde_json::json!({ "bytes": size.bytes(), "misfit": misfit })
+        });
+        println!("{json:#}");
+    } else {
+        print!("{report}");
+        match &fit {
+            Some((size, Ok(()))) => println!("{size} fits"),
+            Some((size, Err(misfit))) => println!("{size} does not fit: {misfit}"),
+            None => {}
+        }
+    }
+    match fit {
+        Some((_, Err(_))) => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -18,7 +18,7 @@
 //! # The map
 //!
 //! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → { [`s3`], [`tls`],
-//! [`drip`], [`route`] } → { [`metrics`], [`units`] }: arrows point down only. Domains own their
+//! [`drip`], [`route`] } → { [`metrics`], [`memory`], [`units`] }: arrows point down only. Domains own their
 //! settings; [`config`] builds them from a YAML file and the environment, and no domain imports it.
 //!
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`units`], [`drip::schedule`],
@@ -32,7 +32,9 @@ pub mod demo;
 pub mod drip;
 pub mod lifecycle;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
+pub mod probe;
 pub mod proxy;
 pub mod route;
 pub mod s3;

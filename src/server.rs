@@ -29,6 +29,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::running::Drips;
 use crate::proxy::{Board, DripProxy, Upstream};
@@ -172,6 +173,8 @@ impl Server {
                 reports.spawn(accept(socket, Arc::new(app), Lifecycle::new()));
             }
         }
+        let drips = self.board.metrics.drips;
+        reports.spawn(memory::give_back(move || usize::try_from(drips.get()).unwrap_or(0)));
         lifecycle.started();
         info!("ready: {devices} device listener(s)");
         let timeout = match stop.await {

@@ -23,9 +23,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::drip::valve::Valve;
 
-/// After this many bytes the reader gives way once, so that whoever takes the bytes can close the
-/// valve before more are read. A TLS record of S3's, 16 KB, is more than this.
-const GIVE_WAY: usize = 4096;
+/// How often the reader gives way after each read, so that whoever takes the bytes can close the
+/// valve before more are read: one read may complete a TLS record and the next one bring another.
+/// Twice, because Pingora polls the two halves of a request in turns, and after one turn this half
+/// may be the first again.
+const TURNS: u8 = 2;
 
 /// Connects with a small receive buffer, behind a valve.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Connect for ValvedConnect {
         let socket = Valved {
             socket,
             valve: Arc::clone(&self.valve),
-            read: 0,
+            turns: 0,
             timeout: self.response_timeout,
             timer: None,
         };
@@ -86,8 +88,8 @@ impl Connect for ValvedConnect {
 struct Valved {
     socket: TcpStream,
     valve: Arc<Valve>,
-    /// Bytes since the reader last gave way.
-    read: usize,
+    /// How often the reader still has to give way.
+    turns: u8,
     timeout: Duration,
     /// Runs while a byte is waited for.
     timer: Option<Pin<Box<Sleep>>>,
@@ -104,14 +106,13 @@ impl AsyncRead for Valved {
             this.timer = None;
             return Poll::Pending;
         }
-        if this.read >= GIVE_WAY {
-            this.read = 0;
+        if this.turns > 0 {
+            this.turns -= 1;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buf) {
-            this.read += buf.filled().len() - before;
+            this.turns = TURNS;
             this.timer = None;
             return Poll::Ready(read);
         }

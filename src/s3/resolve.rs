@@ -1,7 +1,7 @@
 //! Which of S3's addresses to connect to.
 //!
 //! S3's names live for seconds and answer with several addresses, so every lookup is good for
-//! [`FRESH`] and the addresses are used in turn only after one has failed: a pooled connection is
+//! five seconds and the addresses are used in turn only after one has failed: a pooled connection is
 //! found again by its address. If a lookup fails, the last good answer serves on.
 
 use std::io;

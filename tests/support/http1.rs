@@ -1,9 +1,13 @@
 //! A plain HTTP/1.1 client that sends exactly the bytes it is given.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// No test waits longer for one response.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A response as it came.
 #[derive(Debug, Clone)]
@@ -60,6 +64,10 @@ pub async fn response<S>(stream: &mut S, bodiless: bool) -> Option<Response>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    tokio::time::timeout(PATIENCE, read(stream, bodiless)).await.expect("a response in time")
+}
+
+async fn read<S: AsyncRead + Unpin>(stream: &mut S, bodiless: bool) -> Option<Response> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         assert!(head.len() < 65_536, "an endless head");
