@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use log::{error, info, warn};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::{Config, ConfigErrors, Sources, report_addresses};
 use crate::logging;
@@ -197,6 +198,7 @@ async fn serve(config: &Config) -> ExitCode {
             return EX_UNAVAILABLE.into();
         }
     };
+    signals.reload = Some(server.reload());
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let served = server.run(async { stopped.await.unwrap_or(Stop::Now) });
     let impatience = async {
@@ -216,12 +218,13 @@ async fn serve(config: &Config) -> ExitCode {
     }
 }
 
-/// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once.
+/// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once, SIGHUP reads certificates again.
 pub(crate) struct Signals {
     terminate: Signal,
     quit: Signal,
     interrupt: Signal,
     hangup: Signal,
+    reload: Option<watch::Sender<u64>>,
 }
 
 impl Signals {
@@ -231,6 +234,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            reload: None,
         })
     }
 
@@ -240,8 +244,10 @@ impl Signals {
                 _ = self.terminate.recv() => return Stop::Drain,
                 _ = self.quit.recv() => return Stop::Drain,
                 _ = self.interrupt.recv() => return Stop::Now,
-                // Without a handler it would end the process.
-                _ = self.hangup.recv() => info!("SIGHUP: nothing is reloaded in this version"),
+                _ = self.hangup.recv() => if let Some(reload) = &self.reload {
+                    info!("SIGHUP: reading certificates again");
+                    reload.send_modify(|times| *times += 1);
+                },
                 () = pending() => {}
             }
         }

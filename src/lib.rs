@@ -35,6 +35,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod probe;
+pub mod profile;
 pub mod proxy;
 pub mod route;
 pub mod s3;

@@ -19,6 +19,9 @@ pub struct Metrics {
     pub drips_ended: IntCounterVec,
     /// Responses begun, by status code.
     pub responses: IntCounterVec,
+    /// Clients that went within a second after a body record, by profile and by whether it was their
+    /// `first` or a `later` one: a device that cannot take the record size goes after the first.
+    pub clients_gone: IntCounterVec,
     /// Response body bytes written to clients.
     pub body_bytes: IntCounter,
     /// Body records written to clients.
@@ -46,11 +49,12 @@ impl Metrics {
             registry.register(Box::new(gauge.clone())).expect("a name of its own");
             gauge
         };
-        let family = |name: &str, help: &str, label: &str| {
-            let family = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid name");
+        let labelled = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name");
             registry.register(Box::new(family.clone())).expect("a name of its own");
             family
         };
+        let family = |name: &str, help: &str, label: &str| labelled(name, help, &[label]);
         Self {
             connections: gauge("dripline_connections", "Client connections open now."),
             connections_accepted: counter(
@@ -65,6 +69,11 @@ impl Metrics {
             drips: gauge("dripline_drips", "Responses being written to clients now."),
             drips_ended: family("dripline_drips_ended_total", "Responses ended, by how.", "end"),
             responses: family("dripline_responses_total", "Responses begun.", "status"),
+            clients_gone: labelled(
+                "dripline_clients_gone_after_record_total",
+                "Clients that went right after a body record.",
+                &["profile", "record"],
+            ),
             body_bytes: counter(
                 "dripline_body_bytes_total",
                 "Response body bytes written to clients.",

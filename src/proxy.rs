@@ -18,21 +18,25 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use log::warn;
+use openssl::ssl::NameType;
 use openssl::x509::X509;
 use pingora::prelude::*;
-use pingora::protocols::ALPN;
+use pingora::protocols::{ALPN, Ssl};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
 use crate::drip::valve::Valve;
-use crate::drip::{self, Progress};
+use crate::drip::{Pace, Progress};
+use crate::profile::{Facts, Profiles};
 use crate::route::route;
 use crate::s3::connect::ValvedConnect;
 use crate::s3::endpoint::Endpoint;
 use crate::s3::headers::{self, SignedHeaders};
 use crate::s3::resolve::Resolver;
+use crate::tls::listener;
 use answer::Answer;
+use context::Served;
 pub use context::{Board, Context};
 
 /// How often a request is tried at another of S3's addresses before it fails.
@@ -71,16 +75,16 @@ pub struct Upstream {
 pub struct DripProxy {
     upstream: Upstream,
     resolver: Resolver,
-    drip: drip::Settings,
+    profiles: Arc<Profiles>,
     board: Board,
 }
 
 impl DripProxy {
-    /// A proxy that serves one bucket at one pace.
+    /// A proxy that serves one bucket, each kind of device at its pace.
     #[must_use]
-    pub fn new(upstream: Upstream, drip: drip::Settings, board: Board) -> Self {
+    pub fn new(upstream: Upstream, profiles: Arc<Profiles>, board: Board) -> Self {
         let resolver = Resolver::new(upstream.endpoint.host(), upstream.endpoint.port());
-        Self { upstream, resolver, drip, board }
+        Self { upstream, resolver, profiles, board }
     }
 
     fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {
@@ -112,10 +116,10 @@ impl DripProxy {
     }
 
     /// Whether S3 is to be read no faster than the client: a body that takes its time.
-    fn wants_valve(&self, request: &RequestHeader) -> bool {
+    fn wants_valve(request: &RequestHeader, served: &Served) -> bool {
         let range = request.headers.get(header::RANGE).map(http::HeaderValue::as_bytes);
         let small = range.and_then(headers::range_length).is_some_and(|n| n <= SMALL_RANGE);
-        request.method == http::Method::GET && !self.drip.wait.is_zero() && !small
+        request.method == http::Method::GET && !served.settings.wait.is_zero() && !small
     }
 
     /// Announces the response to the client's stream, which paces it from then on.
@@ -125,10 +129,34 @@ impl DripProxy {
         let progress = Arc::new(progress);
         let length = body_length(session, head);
         if let Some(stream) = paced(session) {
-            let valve = ctx.valve.clone();
-            stream.arm(self.drip.chunk_size, self.drip.wait, length, progress.clone(), valve);
+            let Served { settings, fill, .. } = &ctx.served;
+            let chunk = settings.chunk_size.bytes();
+            let limit = stream.get_ssl().and_then(|ssl| listener::allow(ssl, chunk).ok());
+            let pace = Pace::new(settings, limit.unwrap_or(chunk), *fill);
+            stream.arm(pace, length, progress.clone(), ctx.valve.clone());
         }
         ctx.begin(head.status, length, progress, &self.board);
+    }
+
+    /// How this client is served, as far as its request tells.
+    fn serve(&self, session: &Session, key: &[u8]) -> Served {
+        let stream = paced(session);
+        let ssl = stream.and_then(Ssl::get_ssl);
+        let server_name = ssl.and_then(|ssl| ssl.servername(NameType::HOST_NAME));
+        let server_name = server_name.map(str::to_ascii_lowercase);
+        let facts = Facts {
+            listener: stream.and_then(PacedStream::listener),
+            client: session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip),
+            server_name: server_name.as_deref(),
+            request: Some((key, &session.req_header().headers)),
+        };
+        let profile = self.profiles.choose(&facts);
+        Served {
+            profile: profile.name.clone(),
+            settings: self.profiles.schedule(profile, &facts),
+            fill: profile.fill,
+            offer: ssl.and_then(listener::negotiated).map(|n| n.offer).unwrap_or_default(),
+        }
     }
 
     /// Answers a request without S3.
@@ -164,10 +192,13 @@ impl ProxyHttp for DripProxy {
         ctx.client = session.client_addr().map(ToString::to_string);
         let request = session.req_header();
         ctx.method = request.method.as_str().to_owned();
+        let mut key = &b""[..];
         let target = route(&request.method, request.raw_path()).and_then(|route| {
+            key = route.key.as_bytes();
             ctx.key = route.key.to_string();
             self.upstream.endpoint.target(&route.key, route.query)
         });
+        ctx.served = self.serve(session, key);
         let has_body = !session.as_downstream_mut().is_body_empty();
         let refusal = match target {
             Err(refusal) => Answer::refusal(refusal),
@@ -195,7 +226,7 @@ impl ProxyHttp for DripProxy {
             ctx.reason = Some(reason.clone());
             Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up()
         })?;
-        ctx.valve = self.wants_valve(session.req_header()).then(Arc::default);
+        ctx.valve = Self::wants_valve(session.req_header(), &ctx.served).then(Arc::default);
         Ok(Box::new(self.peer(address, ctx.valve.as_ref())))
     }
 
@@ -287,7 +318,7 @@ impl ProxyHttp for DripProxy {
         if response.status.is_informational() {
             return Ok(());
         }
-        let extra = &self.drip.response_headers;
+        let extra = &ctx.served.settings.response_headers;
         let mut dropped = Vec::new();
         for name in response.headers.keys() {
             if !headers::keeps(name.as_str(), extra) {

@@ -6,34 +6,37 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use openssl::error::ErrorStack;
-use openssl::ssl::SslAcceptor;
 use openssl::x509::X509;
+use pingora_core::OrErr;
 use pingora_core::apps::http_app::HttpServer;
 use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::tls::server::handshake;
+use pingora_core::protocols::tls::SslStream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, ListenerTls};
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::profile::{Facts, Profiles};
 use crate::proxy::running::Drips;
 use crate::proxy::{Board, DripProxy, Upstream};
 use crate::tls::listener;
+use crate::tls::reload::Reloading;
 
 /// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
 /// net.core.somaxconn.
@@ -48,12 +51,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server whose sockets are bound.
 pub struct Server {
-    devices: Vec<(TcpListener, Option<SslAcceptor>)>,
+    devices: Vec<Device>,
     admin: Option<TcpListener>,
     health: Option<TcpListener>,
     proxy: Arc<HttpProxy<DripProxy>>,
     board: Board,
     drain_timeout: Duration,
+    reload: watch::Sender<u64>,
+}
+
+/// A device listener whose socket is bound.
+struct Device {
+    /// As it is configured.
+    addr: SocketAddr,
+    socket: TcpListener,
+    tls: Option<Arc<Reloading>>,
 }
 
 /// How a server is told to stop.
@@ -101,30 +113,29 @@ impl Server {
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let profiles = Arc::new(config.profiles.clone());
         let mut devices = Vec::new();
         for (at, device) in config.listen.iter().enumerate() {
             let key = format!("listen[{at}]");
             let socket = bind(device.addr, || format!("{key}.addr"))?;
-            let tls = device.tls.as_deref().map(|i| listener::acceptor(i, config.drip.chunk_size));
-            let tls = tls.transpose();
-            let tls =
-                tls.map_err(|source| StartError::Tls { key: format!("{key}.tls"), source })?;
-            devices.push((socket, tls));
+            let tls = device.tls.as_ref().map(|tls| reloading(&key, device.addr, tls, &profiles));
+            devices.push(Device { addr: device.addr, socket, tls: tls.transpose()? });
         }
         let admin = config.admin.map(|addr| bind(addr, || "admin.addr".into())).transpose()?;
         let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
         let board =
             Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
-        let proxy = DripProxy::new(upstream(config)?, config.drip.clone(), board.clone());
+        let proxy = DripProxy::new(upstream(config)?, profiles, board.clone());
         let proxy = Arc::new(http_proxy(&pingora_conf(), proxy));
         let drain_timeout = config.server.drain_timeout;
-        Ok(Self { devices, admin, health, proxy, board, drain_timeout })
+        let reload = watch::Sender::new(0);
+        Ok(Self { devices, admin, health, proxy, board, drain_timeout, reload })
     }
 
     /// The addresses of the device listeners, in the configuration's order, with real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.devices.iter().filter_map(|(socket, _)| socket.local_addr().ok()).collect()
+        self.devices.iter().filter_map(|device| device.socket.local_addr().ok()).collect()
     }
 
     /// The admin listener's address, with its real port.
@@ -139,6 +150,12 @@ impl Server {
         self.board.clone()
     }
 
+    /// To be raised for certificates to be read again.
+    #[must_use]
+    pub fn reload(&self) -> watch::Sender<u64> {
+        self.reload.clone()
+    }
+
     /// Serves until `stop` resolves, then drains: no new connections, running drips go on until
     /// they are done or `server.drain_timeout` has passed. Returns how many were cut.
     ///
@@ -149,11 +166,14 @@ impl Server {
         let lifecycle = self.board.lifecycle;
         let mut listeners = JoinSet::new();
         let devices = self.devices.len();
-        for (socket, tls) in self.devices {
-            let addr = socket.local_addr()?;
+        for Device { addr, socket, tls } in self.devices {
             let kind = if tls.is_some() { "https" } else { "http" };
-            info!("listening on {kind}://{addr}");
+            info!("listening on {kind}://{}", socket.local_addr()?);
+            if let Some(tls) = &tls {
+                listeners.spawn(Arc::clone(tls).watch(self.reload.subscribe()));
+            }
             let app = Devices {
+                addr,
                 proxy: Arc::clone(&self.proxy),
                 tls,
                 metrics: self.board.metrics.clone(),
@@ -191,6 +211,32 @@ impl Server {
         }
         Ok(cut)
     }
+}
+
+/// The TLS of one listener, whose handshakes are capped as its profiles say.
+fn reloading(
+    key: &str,
+    addr: SocketAddr,
+    tls: &ListenerTls,
+    profiles: &Arc<Profiles>,
+) -> Result<Arc<Reloading>, StartError> {
+    let profiles = Arc::clone(profiles);
+    let settings = listener::Settings {
+        cap: Arc::new(move |client: listener::Client<'_>| {
+            profiles.handshake_cap(&Facts {
+                listener: Some(addr),
+                client: client.address,
+                server_name: client.server_name,
+                request: None,
+            })
+        }),
+        tickets: tls.tickets,
+        mfl_prefers_tls12: tls.mfl_prefers_tls12,
+    };
+    let key = format!("{key}.tls");
+    Reloading::new(key.clone(), &tls.identities, tls.files.clone(), settings)
+        .map(Arc::new)
+        .map_err(|source| StartError::Tls { key, source })
 }
 
 fn upstream(config: &Config) -> Result<Upstream, StartError> {
@@ -276,18 +322,21 @@ async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle
 
 /// A listener for devices: TLS or not, and paced.
 struct Devices {
+    /// As it is configured.
+    addr: SocketAddr,
     proxy: Arc<HttpProxy<DripProxy>>,
-    tls: Option<SslAcceptor>,
+    tls: Option<Arc<Reloading>>,
     metrics: Metrics,
 }
 
 impl Devices {
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
+        let client = peer_ip(&socket);
         let failure = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
-                debug!("TLS handshake failed: {e}");
+                debug!("TLS handshake with {client:?} failed: {e}");
                 "error"
             }
             Err(_) => "timeout",
@@ -297,11 +346,24 @@ impl Devices {
     }
 }
 
+async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<L4Stream>> {
+    let failed = pingora_core::ErrorType::TLSHandshakeFailure;
+    let ssl = listener::connection(&tls.current(), peer_ip(&socket));
+    let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
+    let mut stream = SslStream::new(ssl, socket)?;
+    stream.accept().await.explain_err(failed, |e| e.to_string())?;
+    Ok(stream)
+}
+
+fn peer_ip(socket: &L4Stream) -> Option<IpAddr> {
+    Some(socket.get_socket_digest()?.peer_addr()?.as_inet()?.ip())
+}
+
 impl Serve for Devices {
     async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
         let _open = self.metrics.connection();
         if let Some(stream) = self.secure(socket).await {
-            let stream = Box::new(PacedStream::new(stream));
+            let stream = Box::new(PacedStream::new(stream).accepted_by(self.addr));
             self.proxy.process_new(stream, &lifecycle.draining()).await;
         }
     }

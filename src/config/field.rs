@@ -23,6 +23,11 @@ impl<'r> Field<'r> {
         Self { reader, at, value }
     }
 
+    /// Who keeps errors.
+    pub(super) fn reader(&self) -> &'r Reader {
+        self.reader
+    }
+
     /// Keeps an error about this value.
     pub(super) fn fail(&self, message: impl Into<String>) {
         self.reader.fail(&self.at, message);
@@ -36,6 +41,11 @@ impl<'r> Field<'r> {
     /// Whether the value is a map.
     pub(super) fn is_map(&self) -> bool {
         self.value.is_mapping()
+    }
+
+    /// Whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        self.value.is_sequence()
     }
 
     /// Whether the value switches its key off: `off`, or false.
@@ -109,6 +119,20 @@ impl<'r> Field<'r> {
         let field =
             |(index, value)| Field::new(self.reader, format!("{}[{index}]", self.at), value);
         Some(items.into_iter().enumerate().map(field).collect())
+    }
+
+    /// The value as a map with keys of the user's own, each value with its own path.
+    pub(super) fn entries(self) -> Option<Vec<(String, Field<'r>)>> {
+        let Value::Mapping(map) = self.value else {
+            self.fail(format!("must be a map of names and values, not {}", kind(&self.value)));
+            return None;
+        };
+        let entry = |(key, value): (Value, Value)| {
+            let key = key.as_str().unwrap_or_default().to_owned();
+            let at = format!("{}.{}", self.at, shown(&key));
+            (key, Field::new(self.reader, at, value))
+        };
+        Some(map.into_iter().map(entry).collect())
     }
 
     /// The value as a section; if it is no map, an empty one.

@@ -19,13 +19,33 @@ const DEFAULT_TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED
 /// Where a plain HTTP listener is without any configuration.
 const DEFAULT_PLAIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
 
+/// Session tickets for each TLS 1.3 client where nothing says otherwise: a device resumes one
+/// connection at a time, and each ticket is one more record of some 250 bytes.
+const DEFAULT_TICKETS: u8 = 1;
+/// The most session tickets; OpenSSL's own default.
+const MAX_TICKETS: u8 = 2;
+
 /// A device listener.
 #[derive(Clone)]
 pub struct Listener {
     /// IP address and port; port 0 lets the system choose.
     pub addr: SocketAddr,
-    /// What it proves itself with; without it, plain HTTP.
-    pub tls: Option<Arc<Identity>>,
+    /// Its TLS; without it, plain HTTP.
+    pub tls: Option<ListenerTls>,
+}
+
+/// The TLS of a listener.
+#[derive(Clone)]
+pub struct ListenerTls {
+    /// What it proves itself with, at least one; the first serves clients that name no server.
+    pub identities: Vec<Arc<Identity>>,
+    /// The files that they were read from, certificate and key, in the same order; empty for an
+    /// identity that is not from files.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// Session tickets for each TLS 1.3 client, 0 to 2.
+    pub tickets: u8,
+    /// TLS 1.2 for a client that offers max_fragment_length and can speak it.
+    pub mfl_prefers_tls12: bool,
 }
 
 impl fmt::Debug for Listener {
@@ -71,7 +91,7 @@ pub(super) fn listeners(
 fn default_listeners(shared: &mut SharedIdentity<'_>, claims: &mut Claims) -> Vec<Listener> {
     claims.default("listen[0].addr", DEFAULT_TLS);
     claims.default("listen[1].addr", DEFAULT_PLAIN);
-    let tls = shared.identity("listen[0].tls", DEFAULT_TLS);
+    let tls = shared.identity("listen[0].tls", DEFAULT_TLS).map(ListenerTls::of);
     shared.reader.warn(format!(
         "listen[1]: {DEFAULT_PLAIN} serves plain HTTP, because `listen` is not set; \
          presigned URLs can be read on the way"
@@ -105,51 +125,118 @@ fn listener(
                  or remove the key for plain HTTP");
             None
         }
-        Some(field) => identity(field, addr, shared).map(Some),
+        Some(field) => tls(field, addr, shared).map(Some),
     };
     section.finish(&["proxy_protocol"]);
     Some(Listener { addr: addr?, tls: tls? })
 }
 
 /// Reads `tls`. None if anything in it is wrong, which is reported.
-fn identity(
+fn tls(
     field: Field<'_>,
     addr: Option<SocketAddr>,
     shared: &mut SharedIdentity<'_>,
-) -> Option<Arc<Identity>> {
+) -> Option<ListenerTls> {
     let at = field.at.clone();
     let is_map = field.is_map();
     let mut section = field.section();
-    let (cert, key) = (section.take("cert"), section.take("key"));
-    let identity = match (&cert, &key) {
-        (None, None) if is_map => shared.identity(&at, addr.unwrap_or(DEFAULT_TLS)),
-        (None, None) => None,
-        (Some(cert), Some(key)) => from_files(cert, key),
-        (Some(_), None) => {
-            section.missing(
-                "key",
-                "missing; write the path of the PEM file with the certificate's key",
-            );
+    let certificates = section.take("certificates");
+    let pair = pair(&mut section);
+    let tickets = section.take("tickets").and_then(|field| {
+        let tickets = field.scalar()?.parse().ok().filter(|tickets| *tickets <= MAX_TICKETS);
+        if tickets.is_none() {
+            field.fail(format!("must be a number of session tickets, 0 to {MAX_TICKETS}"));
+        }
+        tickets
+    });
+    let mfl_prefers_tls12 = section.flag("max_fragment_length_prefers_tls12", true);
+    section.finish(&[]);
+    let tls = match (certificates, pair) {
+        (Some(field), Ok(None)) => several(field),
+        (Some(field), _) => {
+            field.fail("cannot stand beside cert and key; put those into the list");
             None
         }
-        (None, Some(_)) => {
-            section.missing(
-                "cert",
-                "missing; write the path of the PEM file with the key's certificate",
-            );
-            None
+        (None, Ok(Some(tls))) => Some(tls),
+        (None, Ok(None)) if is_map => {
+            shared.identity(&at, addr.unwrap_or(DEFAULT_TLS)).map(ListenerTls::of)
         }
+        (None, _) => None,
     };
-    section.finish(&["certificates"]);
-    identity
+    tls.map(|tls| ListenerTls {
+        tickets: tickets.unwrap_or(DEFAULT_TICKETS),
+        mfl_prefers_tls12,
+        ..tls
+    })
+}
+
+/// Takes `cert` and `key` out: neither, both, or an error, which is reported.
+fn pair(section: &mut Section<'_>) -> Result<Option<ListenerTls>, ()> {
+    let missing = |section: &Section<'_>, key, message| {
+        section.missing(key, message);
+        Err(())
+    };
+    match (&section.take("cert"), &section.take("key")) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => from_files(cert, key).map(Some).ok_or(()),
+        (Some(_), None) => missing(
+            section,
+            "key",
+            "missing; write the path of the PEM file with the certificate's key",
+        ),
+        (None, Some(_)) => missing(
+            section,
+            "cert",
+            "missing; write the path of the PEM file with the key's certificate",
+        ),
+    }
+}
+
+/// Reads `certificates`: pairs for several names, or for clients that take ECDSA or RSA.
+fn several(field: Field<'_>) -> Option<ListenerTls> {
+    let at = field.at.clone();
+    let reader = field.reader();
+    let items = field.items()?;
+    if items.is_empty() {
+        reader.fail(&at, "is empty; write [{cert: …, key: …}], or remove the key");
+        return None;
+    }
+    let mut all = Vec::new();
+    for item in items {
+        let mut section = item.section();
+        let one = pair(&mut section);
+        if let Ok(None) = one {
+            section.missing("cert", "missing; write the paths of a PEM certificate and its key");
+        }
+        section.finish(&[]);
+        all.push(one.ok().flatten());
+    }
+    let all: Option<Vec<ListenerTls>> = all.into_iter().collect();
+    let (identities, files): (Vec<_>, Vec<_>) =
+        all?.into_iter().map(|one| (one.identities, one.files)).unzip();
+    Some(ListenerTls { files: files.concat(), ..ListenerTls::with(identities.concat()) })
+}
+
+impl ListenerTls {
+    /// One identity that is not from files.
+    fn of(identity: Arc<Identity>) -> Self {
+        Self::with(vec![identity])
+    }
+
+    fn with(identities: Vec<Arc<Identity>>) -> Self {
+        Self { identities, files: Vec::new(), tickets: DEFAULT_TICKETS, mfl_prefers_tls12: true }
+    }
 }
 
 /// Reads a certificate chain and its key.
-fn from_files(cert: &Field<'_>, key: &Field<'_>) -> Option<Arc<Identity>> {
+fn from_files(cert: &Field<'_>, key: &Field<'_>) -> Option<ListenerTls> {
     let (cert_path, key_path) = (cert.text().map(PathBuf::from), key.text().map(PathBuf::from));
     let (cert_path, key_path) = (cert_path?, key_path?);
     match Identity::from_files(&cert_path, &key_path) {
-        Ok(identity) => Some(Arc::new(identity)),
+        Ok(identity) => Some(ListenerTls {
+            files: vec![(cert_path, key_path)],
+            ..ListenerTls::of(Arc::new(identity))
+        }),
         Err(error) => {
             let in_key = is_about_key(&error);
             (if in_key { key } else { cert }).fail(error.to_string());

@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod field;
 mod listen;
+mod profiles;
 mod read;
 mod sections;
 #[cfg(test)]
@@ -27,9 +28,10 @@ use serde_yaml::{Mapping, Value};
 
 pub use crate::logging::Format as LogFormat;
 pub use error::{ConfigError, ConfigErrors, Where};
-pub use listen::Listener;
+pub use listen::{Listener, ListenerTls};
 
 use crate::drip;
+use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
 use crate::units::ByteSize;
 use env::Environment;
@@ -44,6 +46,8 @@ pub struct Config {
     pub s3: S3,
     /// How responses drip.
     pub drip: drip::Settings,
+    /// How kinds of devices are served; the default one is `drip`.
+    pub profiles: Profiles,
     /// The connections to S3.
     pub upstream: Upstream,
     /// Metrics and readiness, always on loopback; None if switched off.

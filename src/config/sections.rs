@@ -12,20 +12,21 @@ use openssl::x509::X509;
 
 use super::env::Environment;
 use super::field::{Field, shown};
-use super::listen::{Claims, listeners};
-use super::read::Section;
+use super::listen::{Claims, Listener, listeners};
+use super::profiles::{profiles, trusted_header};
+use super::read::{Reader, Section};
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
+use crate::profile::{Profiles, TrustedHeader};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 use crate::s3::headers::HeaderPattern;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 6] =
-    ["profiles", "spool", "uploads", "forward_proxy", "shaping", "limits"];
+const UNAVAILABLE: [&str; 5] = ["spool", "uploads", "forward_proxy", "shaping", "limits"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// The shortest and the longest timeout towards S3. Zero would fail every request.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
 /// The longest time that a drain may take.
@@ -40,7 +41,9 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let mut claims = Claims::default();
     let listen = listeners(&mut root, env, &mut claims);
     let s3 = s3(root.section("s3"));
-    let drip = drip(root.section("drip"));
+    let (drip, trusted_header) = drip(root.section("drip"));
+    let profiles = profiles(&mut root, &drip, trusted_header, &listen);
+    warn_of_chains(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
     let upstream = upstream(root.section("upstream"));
@@ -51,6 +54,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         listen,
         s3: s3?,
         drip,
+        profiles,
         upstream,
         admin,
         health,
@@ -121,16 +125,48 @@ fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
     }
 }
 
-fn drip(mut section: Section<'_>) -> drip::Settings {
-    let chunk_size = section.take("chunk_size").and_then(|field| {
-        let size = field.parse::<ByteSize>()?;
-        ChunkSize::new(size.bytes()).map_err(|error| field.fail(error.to_string())).ok()
-    });
+fn drip(mut section: Section<'_>) -> (drip::Settings, Option<TrustedHeader>) {
+    let chunk_size = chunk_size(&mut section).unwrap_or_default();
     let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
-    let patterns = section.take("response_headers").and_then(Field::items).unwrap_or_default();
-    let response_headers = patterns.iter().filter_map(Field::parse_text::<HeaderPattern>).collect();
+    let response_headers = response_headers(&mut section).unwrap_or_default();
+    let trusted = section.take("trusted_header").and_then(trusted_header);
     section.finish(&[]);
-    drip::Settings { chunk_size: chunk_size.unwrap_or_default(), wait, response_headers }
+    (drip::Settings { chunk_size, wait, response_headers }, trusted)
+}
+
+/// Takes `chunk_size` out, in `drip` or in a profile.
+pub(super) fn chunk_size(section: &mut Section<'_>) -> Option<ChunkSize> {
+    let field = section.take("chunk_size")?;
+    let size = field.parse::<ByteSize>()?;
+    ChunkSize::new(size.bytes()).map_err(|error| field.fail(error.to_string())).ok()
+}
+
+/// Takes `response_headers` out, in `drip` or in a profile.
+pub(super) fn response_headers(section: &mut Section<'_>) -> Option<Vec<HeaderPattern>> {
+    let patterns = section.take("response_headers").and_then(Field::items)?;
+    Some(patterns.iter().filter_map(Field::parse_text::<HeaderPattern>).collect())
+}
+
+/// Says which certificate does not fit which profile's records: some devices cannot take a
+/// certificate message that is cut into several.
+fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
+    for (at, listener) in listen.iter().enumerate() {
+        let identities = listener.tls.iter().flat_map(|tls| &tls.identities);
+        for identity in identities {
+            let message = identity.certificate_message();
+            for profile in profiles.list.iter().chain([&profiles.default]) {
+                let cap = profile.drip.chunk_size.bytes();
+                if message > cap && profile.matches.listener.is_none_or(|l| l == listener.addr) {
+                    reader.warn(format!(
+                        "listen[{at}].tls: the certificate message has {message} bytes and the records of \
+                         profile {} have {cap}: it is cut, which mbedTLS 2.28 and embedded-tls cannot take; \
+                         a shorter chain (ECDSA P-256) may fit",
+                        profile.name
+                    ));
+                }
+            }
+        }
+    }
 }
 
 fn admin(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {

@@ -175,13 +175,13 @@ fn all_errors_come_together_each_with_its_path_and_source() {
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    for key in ["profiles", "spool", "uploads", "forward_proxy", "shaping", "limits"] {
+    for key in ["spool", "uploads", "forward_proxy", "shaping", "limits"] {
         let expected = format!("{key}: not available in this version of dripline; remove it");
         assert_eq!(errors(&format!("{key}: {{a: 1}}")), [expected]);
     }
     for (yaml, at) in [
         ("listen: [{addr: '0.0.0.0:1', proxy_protocol: {}}]", "listen[0].proxy_protocol"),
-        ("listen: [{addr: '0.0.0.0:1', tls: {certificates: []}}]", "listen[0].tls.certificates"),
+        ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
         ("server: {upgrade_drain_timeout: 1h}", "server.upgrade_drain_timeout"),
         ("server: {upgrade_sock: /run/x}", "server.upgrade_sock"),
         ("admin: {token: secret}", "admin.token"),
@@ -511,7 +511,7 @@ fn pem_text_from_the_environment_serves_every_listener_without_files() {
         .yaml("listen: [{addr: '0.0.0.0:1', tls: {}}, {addr: '0.0.0.0:2', tls: {}}]")
         .load();
     for listener in &config.listen {
-        assert_eq!(listener.tls.as_ref().unwrap().cert_pem().unwrap(), leaf);
+        assert_eq!(listener.tls.as_ref().unwrap().identities[0].cert_pem().unwrap(), leaf);
     }
     assert_eq!(config.warnings, Vec::<String>::new());
 }
@@ -611,7 +611,9 @@ fn variables_overlay_the_file_key_by_key() {
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.upstream.recv_buffer, ByteSize::new(8192));
     assert_eq!(config.health, Some("[::1]:9101".parse().unwrap()));
-    assert_eq!(config.warnings, [SELF_SIGNED]);
+    let cut = "listen[0].tls: the certificate message has ";
+    assert!(config.warnings[0] == SELF_SIGNED && config.warnings[1].starts_with(cut));
+    assert_eq!(config.warnings.len(), 2);
 }
 
 #[test]
@@ -807,6 +809,105 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_profile_has_what_it_says_and_the_rest_from_drip() {
+    let config = classic()
+        .yaml(
+            "listen: [{addr: '0.0.0.0:1'}, {addr: '0.0.0.0:2'}]\n\
+             drip: {chunk_size: 4096, wait: 100ms, trusted_header: {name: X-Drip, from: [10.0.0.0/8]}}\n\
+             profiles:\n\
+             - {name: a, match: {listener: '0.0.0.0:2', sni: A.example, client: 192.0.2.1}, chunk_size: 512}\n\
+             - {name: b, match: {key_prefix: fw/, header: {User-Agent: 'x*'}, client: [10.0.0.0/8, '2001:db8::/32']},\n\
+                wait: 1s, fill: true, response_headers: [x-amz-meta-*],\n\
+                bounds: {chunk_size: [512, 8192], wait: [0, 2s]}}",
+        )
+        .load();
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let [a, b] = &config.profiles.list[..] else { panic!("two profiles") };
+    assert_eq!((a.drip.chunk_size.bytes(), a.drip.wait.as_millis(), a.fill), (512, 100, false));
+    assert_eq!(a.matches.server_name.as_deref(), Some("a.example"));
+    assert_eq!(a.matches.clients[0].to_string(), "192.0.2.1/32");
+    assert_eq!((b.drip.chunk_size.bytes(), b.drip.wait.as_millis(), b.fill), (4096, 1000, true));
+    assert_eq!((b.drip.response_headers.len(), b.matches.headers.len()), (1, 1));
+    let bounds = b.bounds.as_ref().unwrap();
+    assert_eq!(bounds.chunk_size.end().bytes(), 8192);
+    assert_eq!(*bounds.wait.end(), Duration::from_secs(2));
+    assert_eq!(config.profiles.default.drip.chunk_size.bytes(), 4096);
+}
+
+#[test]
+fn every_error_in_a_profile_is_named() {
+    for (yaml, expected) in [
+        ("profiles: {}", "profiles: must be a list, not a map"),
+        (
+            "profiles: [{name: a}]",
+            "profiles[0].match: missing; write whom the profile is for, such as {key_prefix: firmware/nrf/}",
+        ),
+        (
+            "profiles: [{match: {sni: a}}]",
+            "profiles[0].name: missing; write a name for the log and the metrics",
+        ),
+        (
+            "profiles: [{name: default, match: {sni: a}}]",
+            "profiles[0].name: `default` is the name of another profile; choose one of its own",
+        ),
+        (
+            "profiles: [{name: a, match: {}}]",
+            "profiles[0].match: is empty; name at least one of listener, sni, key_prefix, header, client",
+        ),
+        (
+            "profiles: [{name: a, match: {client: ten}}]",
+            "profiles[0].match.client: is not a network; write one such as 10.0.0.0/8 or 2001:db8::/32",
+        ),
+        (
+            "profiles: [{name: a, match: {header: {'a b': c}}}]",
+            "profiles[0].match.header.a b: is not the name of a header",
+        ),
+        (
+            "profiles: [{name: a, match: {sni: '*.example'}}]",
+            "profiles[0].match.sni: must be one host name, such as nrf.example.com",
+        ),
+        (
+            "profiles: [{name: a, match: {listener: '0.0.0.0:99'}}]",
+            "profiles[0].match.listener: 0.0.0.0:99 is none of the listeners; write one as in listen[].addr",
+        ),
+        (
+            "profiles: [{name: a, match: {key_prefix: 'a b'}}]",
+            "profiles[0].match.key_prefix: must be how keys begin in a URL, without /file/ and percent-encoded, such as fw/nrf/",
+        ),
+        (
+            "profiles: [{name: a, match: {sni: a}, bounds: {wait: [2s, 1s]}}]",
+            "profiles[0].bounds.wait: must be a list of two: the least and the most",
+        ),
+        (
+            "profiles: [{name: a, match: {sni: a}, chunk_size: 1}]",
+            "profiles[0].chunk_size: 1 bytes is not a possible record size; write 64 to 16384",
+        ),
+        (
+            "drip: {trusted_header: {from: [10.0.0.0/8]}}",
+            "drip.trusted_header.name: missing; write a header's name, such as X-Drip",
+        ),
+        (
+            "drip: {trusted_header: {name: X-Drip}}",
+            "drip.trusted_header.from: missing; write the networks whose clients may send it",
+        ),
+        (
+            "listen: [{addr: '0.0.0.0:1', tls: {certificates: []}}]",
+            "listen[0].tls.certificates: is empty; write [{cert: …, key: …}], or remove the key",
+        ),
+        (
+            "listen: [{addr: '0.0.0.0:1', tls: {certificates: [{}]}}]",
+            "listen[0].tls.certificates[0].cert: missing; write the paths of a PEM certificate and its key",
+        ),
+        (
+            "listen: [{addr: '0.0.0.0:1', tls: {tickets: 3}}]",
+            "listen[0].tls.tickets: must be a number of session tickets, 0 to 2",
+        ),
+    ] {
+        assert_eq!(errors(yaml), [expected], "{yaml}");
+    }
+}
+
+#[test]
 fn every_shipped_file_loads() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
     let mut found = 0;
@@ -826,7 +927,9 @@ fn every_shipped_file_loads() {
 fn the_reference_file_shows_every_key_and_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/dripline.yaml");
     let reference = fs::read_to_string(&path).unwrap();
-    let everything = "listen: [{addr: x, tls: {}}]\nhealth: {addr: x}\nadmin: {addr: x}";
+    let everything = "listen: [{addr: x, tls: {}}, {addr: x, tls: {certificates: [{}]}}]\n\
+         health: {addr: x}\nadmin: {addr: x}\ndrip: {trusted_header: {}}\n\
+         profiles: [{match: {}, bounds: {}}]";
     let reader = Reader::default();
     let Value::Mapping(tree) = serde_yaml::from_str(everything).unwrap() else { panic!("no map") };
     let env = Environment::gather(&Sources::default(), &mut Reader::default());

@@ -13,7 +13,7 @@ pub mod valve;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
@@ -28,6 +28,29 @@ pub struct Settings {
     pub wait: Duration,
     /// Response headers to relay beyond those that every device needs.
     pub response_headers: Vec<HeaderPattern>,
+}
+
+/// The pace of one response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Plaintext bytes that leave at each grid point.
+    pub chunk: usize,
+    /// Plaintext bytes of a record, at most as many as `chunk`: smaller only for a client with a
+    /// limit of its own whose profile fills the grid point with several records.
+    pub record: usize,
+    /// Time between two grid points.
+    pub wait: Duration,
+}
+
+impl Pace {
+    /// The pace of `settings` for a client that takes records of up to `limit` bytes: one such
+    /// record at a time, or, to `fill`, as many as make up the record size that is configured.
+    #[must_use]
+    pub fn new(settings: &Settings, limit: usize, fill: bool) -> Self {
+        let chunk = settings.chunk_size.bytes();
+        let record = chunk.min(limit).max(1);
+        Self { chunk: if fill { chunk } else { record }, record, wait: settings.wait }
+    }
 }
 
 /// Plaintext bytes in one body record: 64 to 16,384.
@@ -86,6 +109,9 @@ pub struct Progress {
     bytes: AtomicU64,
     records: AtomicU64,
     last_record: AtomicU64,
+    /// Milliseconds from `began` to the last record.
+    last_at: AtomicU64,
+    began: Instant,
     client_gone: AtomicBool,
     all_bytes: IntCounter,
     all_records: IntCounter,
@@ -99,6 +125,8 @@ impl Progress {
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
             last_record: AtomicU64::new(0),
+            last_at: AtomicU64::new(0),
+            began: Instant::now(),
             client_gone: AtomicBool::new(false),
             all_bytes,
             all_records,
@@ -123,6 +151,13 @@ impl Progress {
         self.last_record.load(Ordering::Relaxed)
     }
 
+    /// Time since the last body record, or since the response began.
+    #[must_use]
+    pub fn since_last(&self) -> Duration {
+        let last = Duration::from_millis(self.last_at.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(last)
+    }
+
     /// Whether the client closed or reset the connection before the response was complete.
     #[must_use]
     pub fn client_gone(&self) -> bool {
@@ -134,6 +169,8 @@ impl Progress {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);
         self.last_record.store(bytes, Ordering::Relaxed);
+        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_at.store(at, Ordering::Relaxed);
         self.all_bytes.inc_by(bytes);
         self.all_records.inc();
     }
@@ -146,6 +183,23 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_with_less_room_gets_less_or_more_records_at_a_time() {
+        let settings = Settings {
+            chunk_size: ChunkSize::default(),
+            wait: Duration::from_millis(500),
+            response_headers: Vec::new(),
+        };
+        let pace = |limit, fill| {
+            let pace = Pace::new(&settings, limit, fill);
+            (pace.chunk, pace.record)
+        };
+        assert_eq!(pace(16_384, false), (4096, 4096));
+        assert_eq!(pace(512, false), (512, 512));
+        assert_eq!(pace(512, true), (4096, 512));
+        assert_eq!(pace(63, true), (4096, 63));
+    }
 
     #[test]
     fn chunk_sizes_are_those_of_a_record() {

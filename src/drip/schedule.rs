@@ -13,8 +13,6 @@
 
 use std::time::Duration;
 
-use super::ChunkSize;
-
 /// What a connection may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -27,7 +25,7 @@ pub enum Next {
 /// The pace of one connection.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    chunk: ChunkSize,
+    chunk: usize,
     wait: Duration,
     /// The grid point of the next record; none before the first record of the connection.
     due: Option<Duration>,
@@ -38,23 +36,24 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A connection that has sent no body record yet.
+    /// A connection that has sent no body record yet. `chunk` is what may leave at each grid point,
+    /// in bytes, at least 1: one record, or several of a client's smaller ones.
     #[must_use]
-    pub fn new(chunk: ChunkSize, wait: Duration) -> Self {
+    pub fn new(chunk: usize, wait: Duration) -> Self {
         Self { chunk, wait, due: None, last: Duration::ZERO, first: true }
     }
 
     /// Begins a response, which may have its own record size and wait. The grid stays.
-    pub fn begin(&mut self, chunk: ChunkSize, wait: Duration) {
+    pub fn begin(&mut self, chunk: usize, wait: Duration) {
         self.chunk = chunk;
         self.wait = wait;
         self.first = true;
     }
 
-    /// Plaintext bytes of a full record.
+    /// Bytes of a full grid point.
     #[must_use]
     pub fn chunk(&self) -> usize {
-        self.chunk.bytes()
+        self.chunk
     }
 
     /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
@@ -66,7 +65,7 @@ impl Schedule {
         if now < due {
             return Next::WaitUntil(due);
         }
-        let chunk = self.chunk.bytes();
+        let chunk = self.chunk;
         Next::Send(left.map_or(chunk, |left| chunk.min(usize::try_from(left).unwrap_or(chunk))))
     }
 
@@ -115,7 +114,7 @@ mod tests {
     const WAIT: Duration = Duration::from_millis(500);
 
     fn schedule() -> Schedule {
-        Schedule::new(ChunkSize::default(), WAIT)
+        Schedule::new(4096, WAIT)
     }
 
     /// Runs a body of `total` bytes; `late(k)` is how late the k-th record leaves after the time
@@ -181,7 +180,7 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut starts = Vec::new();
         for _ in 0..5 {
-            schedule.begin(ChunkSize::default(), WAIT);
+            schedule.begin(4096, WAIT);
             starts.push(drip(&mut schedule, &mut now, 4096, |_| 3 * MS)[0].0);
             now += 20 * MS;
         }
@@ -194,7 +193,7 @@ mod tests {
         let mut now = Duration::ZERO;
         drip(&mut schedule, &mut now, 4096 * 2, |_| Duration::ZERO);
         now = 1234 * MS;
-        schedule.begin(ChunkSize::default(), WAIT);
+        schedule.begin(4096, WAIT);
         let records = drip(&mut schedule, &mut now, 4096 * 2, |_| Duration::ZERO);
         assert_eq!(records[0].0, 1234 * MS);
         assert_eq!(records[1].0, 1734 * MS);
@@ -206,13 +205,13 @@ mod tests {
         let mut now = Duration::ZERO;
         drip(&mut schedule, &mut now, 4096 * 2, |k| if k == 1 { 200 * MS } else { Duration::ZERO });
         now = 1100 * MS; // past the grid point at 1000, less than a wait after the record at 700
-        schedule.begin(ChunkSize::default(), WAIT);
+        schedule.begin(4096, WAIT);
         assert_eq!(schedule.next(now, None), Next::WaitUntil(1200 * MS));
     }
 
     #[test]
     fn without_a_wait_everything_may_leave_at_once() {
-        let mut schedule = Schedule::new(ChunkSize::new(512).unwrap(), Duration::ZERO);
+        let mut schedule = Schedule::new(512, Duration::ZERO);
         let mut now = 5 * MS;
         let records = drip(&mut schedule, &mut now, 512 * 100 + 1, |_| Duration::ZERO);
         assert_eq!(now, 5 * MS);
@@ -234,13 +233,12 @@ mod tests {
         #[test]
         fn delays_neither_accumulate_nor_burst(
             wait_ms in 1u32..5000,
-            chunk in ChunkSize::MIN..=ChunkSize::MAX,
+            chunk in 1usize..=16_384,
             delays in proptest::collection::vec(0u64..20_000_000_000, 1..60),
             last in 1u64..16_384,
         ) {
             let wait = MS * wait_ms;
-            let chunk = ChunkSize::new(chunk).unwrap();
-            let total = (delays.len() as u64 - 1) * chunk.bytes() as u64 + last.min(chunk.bytes() as u64);
+            let total = (delays.len() as u64 - 1) * chunk as u64 + last.min(chunk as u64);
             let mut schedule = Schedule::new(chunk, wait);
             let records = drip(&mut schedule, &mut { Duration::ZERO }, total, |k| Duration::from_nanos(delays[k]));
             prop_assert_eq!(records.len(), delays.len());
@@ -257,17 +255,17 @@ mod tests {
 
         #[test]
         fn no_time_and_no_length_panics(
-            chunk in ChunkSize::MIN..=ChunkSize::MAX,
+            chunk in 1usize..=16_384,
             wait in 0u64..u64::MAX / 4,
             times in proptest::collection::vec(0u64..u64::MAX / 4, 1..20),
             left in proptest::option::of(any::<u64>()),
         ) {
-            let mut schedule = Schedule::new(ChunkSize::new(chunk).unwrap(), Duration::from_nanos(wait));
+            let mut schedule = Schedule::new(chunk, Duration::from_nanos(wait));
             let mut times = times;
             times.sort_unstable();
             for (k, at) in times.into_iter().enumerate() {
                 if k % 3 == 0 {
-                    schedule.begin(ChunkSize::default(), Duration::from_nanos(wait));
+                    schedule.begin(4096, Duration::from_nanos(wait));
                 }
                 let now = Duration::from_nanos(at);
                 let _ = schedule.next(now, left);

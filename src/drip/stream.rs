@@ -9,13 +9,14 @@
 //! Invariants:
 //! - one `poll_write` of a full record to the TLS stream below is one TLS record;
 //! - the response head goes out at once, as it is written, and never shares a record with the body;
-//! - a body record of a response with a Content-Length is [`Schedule::chunk`] bytes, but for the last;
+//! - a body record of a response with a Content-Length is [`Pace::record`] bytes, but for the last;
 //! - while it waits, the stream reads ahead (a little), so a vanished client ends the write at once.
 //!
 //! This file must not know what is in the body, or of S3.
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -33,7 +34,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::schedule::{Next, Schedule};
 use super::valve::Valve;
-use super::{ChunkSize, Progress};
+use super::{Pace, Progress};
 
 /// How many bytes of the client's next requests are read while a record waits. Enough for a few
 /// pipelined requests of a device; a client that sends more is left to the kernel's buffer, and
@@ -58,10 +59,13 @@ pub struct PacedStream {
     accepted: usize,
     ahead: Vec<u8>,
     ahead_end: bool,
+    listener: Option<SocketAddr>,
 }
 
 struct Control {
     schedule: Schedule,
+    /// Plaintext bytes of a record.
+    record: usize,
     phase: Phase,
     /// Of the armed response.
     progress: Option<Arc<Progress>>,
@@ -88,7 +92,8 @@ impl PacedStream {
             inner,
             epoch: Instant::now(),
             control: Mutex::new(Control {
-                schedule: Schedule::new(ChunkSize::default(), Duration::ZERO),
+                schedule: Schedule::new(usize::MAX, Duration::ZERO),
+                record: usize::MAX,
                 phase: Phase::Idle,
                 progress: None,
                 valve: None,
@@ -99,22 +104,35 @@ impl PacedStream {
             accepted: 0,
             ahead: Vec::new(),
             ahead_end: false,
+            listener: None,
         }
     }
 
+    /// The same, accepted by the listener with that address in the configuration.
+    #[must_use]
+    pub fn accepted_by(mut self, listener: SocketAddr) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The address of the listener that accepted it, as it is configured.
+    #[must_use]
+    pub fn listener(&self) -> Option<SocketAddr> {
+        self.listener
+    }
+
     /// Announces a response: the head is written next, then a body of `length` bytes (`None` if it
-    /// is delimited otherwise), in records of `chunk` bytes, one per `wait`. `valve` is closed while
-    /// bytes of that body wait here.
+    /// is delimited otherwise) at that pace. `valve` is closed while bytes of that body wait here.
     pub fn arm(
         &self,
-        chunk: ChunkSize,
-        wait: Duration,
+        pace: Pace,
         length: Option<u64>,
         progress: Arc<Progress>,
         valve: Option<Arc<Valve>>,
     ) {
         let mut control = self.lock();
-        control.schedule.begin(chunk, wait);
+        control.schedule.begin(pace.chunk, pace.wait);
+        control.record = pace.record;
         control.phase = Phase::Head { matched: 0, left: length };
         control.progress = Some(progress);
         control.valve = valve;
@@ -179,16 +197,23 @@ impl PacedStream {
             ready!(self.poll_due(cx))?;
         }
         let length = record.map_or(self.partial.len(), <[u8]>::len);
+        let limit = self.control().record;
         while self.accepted < length {
+            let end = length.min((self.accepted / limit + 1).saturating_mul(limit));
             let rest = match record {
-                Some(record) => &record[self.accepted..],
-                None => &self.partial[self.accepted..],
+                Some(record) => &record[self.accepted..end],
+                None => &self.partial[self.accepted..end],
             };
             let written = ready!(Pin::new(&mut self.inner).poll_write(cx, rest));
             match written {
                 Ok(0) => return self.gone(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.accepted += n,
                 Err(e) => return self.gone(e),
+            }
+            if self.accepted == end
+                && let Some(progress) = &self.control().progress
+            {
+                progress.record(end - (end - 1) / limit * limit);
             }
         }
         self.accepted = 0;
@@ -198,9 +223,6 @@ impl PacedStream {
         let now = self.epoch.elapsed();
         let control = self.control();
         control.schedule.sent(now);
-        if let Some(progress) = &control.progress {
-            progress.record(length);
-        }
         if let Phase::Body { left: Some(left) } = &mut control.phase {
             *left -= length as u64;
             if *left == 0 {
@@ -429,10 +451,16 @@ mod tests {
     }
 
     /// Arms with a record size in bytes, and returns what counts the records.
-    fn arm(stream: &PacedStream, chunk: u64, wait: Duration, length: Option<u64>) -> Arc<Progress> {
+    fn arm(
+        stream: &PacedStream,
+        chunk: usize,
+        wait: Duration,
+        length: Option<u64>,
+    ) -> Arc<Progress> {
         let counter = || prometheus::IntCounter::new("name", "help").unwrap();
         let progress = Arc::new(Progress::new(counter(), counter()));
-        stream.arm(ChunkSize::new(chunk).unwrap(), wait, length, Arc::clone(&progress), None);
+        let pace = Pace { chunk, record: chunk, wait };
+        stream.arm(pace, length, Arc::clone(&progress), None);
         progress
     }
 

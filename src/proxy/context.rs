@@ -2,24 +2,53 @@
 //! response begins, one when it ends, however it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use log::info;
 use pingora::prelude::*;
 
 use super::running::{Drips, Entry, Running};
-use crate::drip::Progress;
 use crate::drip::valve::Valve;
+use crate::drip::{self, ChunkSize, Progress};
 use crate::lifecycle::{Active, Lifecycle};
 use crate::metrics::Metrics;
+use crate::tls::record::Offer;
 
 /// The log target of the access log.
 const ACCESS: &str = "access";
 
+/// A client that goes this soon after a record may have gone because of it.
+const OVERRUN: Duration = Duration::from_secs(1);
+
 /// How much of an error body is looked through for S3's error code: it comes in the first line or
 /// two.
 const SNIFF: usize = 1024;
+
+/// How a client is served: what its profile, its headers and its TLS stack make together.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The profile's name.
+    pub profile: String,
+    /// Record size, wait and head.
+    pub settings: drip::Settings,
+    /// Several of the client's smaller records at a time.
+    pub fill: bool,
+    /// What the client asked for in its handshake.
+    pub offer: Offer,
+}
+
+impl Default for Served {
+    /// For what is answered before a profile is chosen.
+    fn default() -> Self {
+        let settings = drip::Settings {
+            chunk_size: ChunkSize::default(),
+            wait: Duration::ZERO,
+            response_headers: Vec::new(),
+        };
+        Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
+    }
+}
 
 /// One request's memory.
 #[derive(Default)]
@@ -30,6 +59,8 @@ pub struct Context {
     pub method: String,
     /// The key for logs, without the query.
     pub key: String,
+    /// How the client is served.
+    pub served: Served,
     /// The request target that S3 gets.
     pub target: Vec<u8>,
     /// What the client is told instead of the general reason for a failure.
@@ -67,8 +98,8 @@ impl Context {
         info!(
             target: ACCESS,
             client = running.client.as_str(), method = running.method.as_str(),
-            key = running.key.as_str(), status = running.status, profile = "default",
-            source = source;
+            key = running.key.as_str(), status = running.status,
+            profile = self.served.profile.as_str(), source = source;
             "begin"
         );
         board.metrics.drips.inc();
@@ -76,6 +107,8 @@ impl Context {
         self.drip = Some(Drip {
             entry: board.drips.add(running),
             source,
+            profile: self.served.profile.clone(),
+            offer: self.served.offer,
             end: "drain",
             metrics: board.metrics.clone(),
         });
@@ -125,12 +158,34 @@ pub struct Board {
 struct Drip {
     entry: Entry,
     source: &'static str,
+    profile: String,
+    offer: Offer,
     end: &'static str,
     metrics: Metrics,
 }
 
+impl Drip {
+    /// A device whose buffer is smaller than a record says nothing, it goes: so it is told which
+    /// record was the last.
+    fn report_overrun(&self) {
+        let Running { client, progress, .. } = &*self.entry;
+        let records = progress.records();
+        if self.end != "client" || records == 0 || progress.since_last() > OVERRUN {
+            return;
+        }
+        let which = if records == 1 { "first" } else { "later" };
+        self.metrics.clients_gone.with_label_values(&[self.profile.as_str(), which]).inc();
+        let offer = self.offer.to_string();
+        info!(
+            client = client.as_str(), profile = self.profile.as_str(), offer = offer.as_str();
+            "client gone after record {records} of {} bytes", progress.last_record()
+        );
+    }
+}
+
 impl Drop for Drip {
     fn drop(&mut self) {
+        self.report_overrun();
         let Running { client, method, key, status, began, progress, .. } = &*self.entry;
         self.metrics.drips.dec();
         self.metrics.drips_ended.with_label_values(&[self.end]).inc();
@@ -139,7 +194,7 @@ impl Drop for Drip {
             client = client.as_str(), method = method.as_str(), key = key.as_str(),
             status = *status, bytes = progress.bytes(), records = progress.records(),
             duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            profile = "default", source = self.source, end = self.end;
+            profile = self.profile.as_str(), source = self.source, end = self.end;
             "end"
         );
     }

@@ -112,6 +112,41 @@ impl Identity {
         &self.key
     }
 
+    /// Whether the leaf is a certificate for that host name, in lower case: one of its DNS names, or
+    /// one with a wildcard for the first label (RFC 6125 §6.4.3).
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        self.names().iter().any(|name| match name.strip_prefix("*.") {
+            Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest == domain),
+            None => name == host,
+        })
+    }
+
+    /// Whether both certificates have a DNS name in common.
+    #[must_use]
+    pub fn shares_a_name_with(&self, other: &Self) -> bool {
+        let names = other.names();
+        self.names().iter().any(|name| names.contains(name))
+    }
+
+    /// The leaf's DNS names, in lower case.
+    fn names(&self) -> Vec<String> {
+        let names = self.chain[0].subject_alt_names();
+        let names = names.iter().flatten().filter_map(|name| name.dnsname());
+        names.map(str::to_ascii_lowercase).collect()
+    }
+
+    /// The length of the Certificate message that carries the chain, in bytes: what must fit a
+    /// device's buffer whole. TLS 1.3 (RFC 8446 §4.4.2) needs 1 byte and 2 for each certificate
+    /// more than TLS 1.2 (RFC 5246 §7.4.2); this is the larger figure.
+    #[must_use]
+    pub fn certificate_message(&self) -> usize {
+        const HEADER: usize = 4 + 1 + 3; // type and length, context, length of the list
+        const EACH: usize = 3 + 2; // length, extensions
+        let certificates = self.chain.iter().map(|c| c.to_der().map_or(0, |der| der.len()) + EACH);
+        HEADER + certificates.sum::<usize>()
+    }
+
     /// The leaf certificate as PEM, for a client that is to trust it.
     ///
     /// # Errors
@@ -205,6 +240,24 @@ mod tests {
             missing.unwrap_err().to_string(),
             "cannot read /nonexistent/c: No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn names_match_with_a_wildcard_for_one_label() {
+        let identity = Identity::self_signed(&["a.example", "*.B.example"]).unwrap();
+        for (host, fits) in [
+            ("a.example", true),
+            ("x.b.example", true),
+            ("b.example", false),
+            ("x.y.b.example", false),
+            ("x.a.example", false),
+            ("", false),
+        ] {
+            assert_eq!(identity.is_for(host), fits, "{host}");
+        }
+        let other = Identity::self_signed(&["c.example", "a.example"]).unwrap();
+        assert!(identity.shares_a_name_with(&other));
+        assert!(!identity.shares_a_name_with(&Identity::self_signed(&["c.example"]).unwrap()));
     }
 
     #[test]

@@ -1,17 +1,29 @@
-//! The TLS side of a listener: an OpenSSL acceptor on which every record, the handshake's
-//! included, is within the cap.
+//! The TLS side of a listener: OpenSSL contexts on which every record, the handshake's included,
+//! is within the connection's limit.
 //!
-//! TLS 1.2 and 1.3 (small stacks speak one or the other), HTTP/1.1 only. This file must not know
-//! of pacing or HTTP.
+//! TLS 1.2 and 1.3 (small stacks speak one or the other), HTTP/1.1 only. The limit is the smallest
+//! of the cap for that client and what it asks for by max_fragment_length (RFC 6066 §4) or
+//! record_size_limit (RFC 8449). OpenSSL sends every handshake message in a record of its own, and
+//! cuts only what does not fit.
+//!
+//! This file must not know of pacing or HTTP.
+
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::pkey::Id;
 use openssl::ssl::{
-    AlpnError, SslAcceptor, SslContextBuilder, SslMethod, SslSessionCacheMode, SslVersion,
+    AlpnError, ClientHelloResponse, ExtensionContext, NameType, SniError, Ssl, SslAcceptor,
+    SslAlert, SslContext, SslContextBuilder, SslMethod, SslRef, SslSessionCacheMode, SslVersion,
     select_next_proto,
 };
 
+use super::hello::{self, Hello};
 use super::identity::Identity;
-use super::record::Fragments;
+use super::openssl_gaps as gaps;
+use super::record::{Fragments, Offer, RecordSizeLimit, RecordSizeLimitError};
 use crate::drip::ChunkSize;
 
 /// Key exchange groups. A device offers one of these; ML-KEM, which OpenSSL would add, costs 6 KB
@@ -22,55 +34,253 @@ const GROUPS: &str = "X25519:P-256:P-384";
 /// is served all the same: none of the small stacks sends ALPN, and HTTP/1.1 is the default.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
 
-/// Session ids must not be resumable in another application's context (RFC 5246 §F.1.4).
+/// Begins every session id context; a session must not be resumed in another application's
+/// (RFC 5246 §F.1.4).
 const SESSION_CONTEXT: &[u8] = b"dripline";
 
-// openssl/ssl.h; the openssl crate has no names for these.
-const SSL_CTRL_SET_MAX_SEND_FRAGMENT: libc::c_int = 52;
-const SSL_CTRL_SET_SPLIT_SEND_FRAGMENT: libc::c_int = 125;
+/// What is known of a client when the size of the handshake's records must be decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// The server name that it asks for, in lower case.
+    pub server_name: Option<&'a str>,
+}
 
-/// Builds the acceptor of one listener, on which no record is larger than `cap`.
+/// Decides the cap of a connection before anything is sent.
+pub type Cap = Arc<dyn Fn(Client<'_>) -> ChunkSize + Send + Sync>;
+
+/// How a TLS listener behaves.
+#[derive(Clone)]
+pub struct Settings {
+    /// The largest record for a client.
+    pub cap: Cap,
+    /// How many session tickets a TLS 1.3 client gets, 0 to 2; with 0 a TLS 1.2 client gets none
+    /// either.
+    pub tickets: u8,
+    /// Give TLS 1.2 to a client that offers max_fragment_length and can speak it: mbedTLS 3.6 fails
+    /// on the answer in TLS 1.3, which OpenSSL cannot be kept from sending.
+    pub mfl_prefers_tls12: bool,
+}
+
+/// What a connection asked for and was given; kept with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The cap of the listener, the server name or the client's profile, in bytes.
+    pub cap: usize,
+    /// What the client offered.
+    pub offer: Offer,
+}
+
+impl Negotiated {
+    /// The largest record to send, in plaintext bytes.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.offer.limit(self.cap)
+    }
+}
+
+static NEGOTIATED: LazyLock<Index<Ssl, Negotiated>> =
+    LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL gives out indices while there is memory"));
+static ADDRESS: LazyLock<Index<Ssl, IpAddr>> =
+    LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL gives out indices while there is memory"));
+
+/// What a connection asked for and was given; None before its ClientHello.
+#[must_use]
+pub fn negotiated(ssl: &SslRef) -> Option<Negotiated> {
+    ssl.ex_data(*NEGOTIATED).copied()
+}
+
+/// The server's side of one connection, for a client at that address.
 ///
 /// # Errors
 ///
-/// If OpenSSL refuses a setting; with a checked [`Identity`] and [`ChunkSize`] it does not.
-pub fn acceptor(identity: &Identity, cap: ChunkSize) -> Result<SslAcceptor, ErrorStack> {
+/// If OpenSSL has no memory.
+pub fn connection(acceptor: &SslAcceptor, address: Option<IpAddr>) -> Result<Ssl, ErrorStack> {
+    let mut ssl = Ssl::new(acceptor.context())?;
+    if let Some(address) = address {
+        ssl.set_ex_data(*ADDRESS, address);
+    }
+    Ok(ssl)
+}
+
+/// Builds the acceptor of one listener. The first identity serves clients that name no server, or
+/// one that no certificate is for; with a second one of the other key type beside it, each client
+/// gets what it can verify.
+///
+/// # Errors
+///
+/// If OpenSSL refuses a setting; with checked identities it does not.
+///
+/// # Panics
+///
+/// If there is no identity.
+pub fn acceptor(
+    identities: &[Arc<Identity>],
+    settings: &Settings,
+) -> Result<SslAcceptor, ErrorStack> {
+    let first = identities.first().expect("a TLS listener has an identity");
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    prepare(&mut builder, settings)?;
+    install(&mut builder, &companions(first, identities, true))?;
+    let mut named = Vec::new();
+    for identity in identities {
+        let mut context = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+        prepare(&mut context, settings)?;
+        install(&mut context, &companions(identity, identities, false))?;
+        named.push((Arc::clone(identity), context.build().into_context()));
+    }
+    if identities.len() > 1 {
+        choose_by_name(&mut builder, named);
+    }
+    Ok(builder.build())
+}
+
+/// Everything about a context but its certificates.
+fn prepare(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), ErrorStack> {
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_groups_list(GROUPS)?;
     builder.set_session_id_context(SESSION_CONTEXT)?;
     // Tickets make resumption work without a cache; a cache of sessions would only grow.
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_num_tickets(settings.tickets.into())?;
+    if settings.tickets == 0 {
+        builder.set_options(openssl::ssl::SslOptions::NO_TICKET);
+    }
     builder.set_alpn_select_callback(|_, offered| {
         select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::NOACK)
     });
-    cap_records(&mut builder, Fragments::within(cap))?;
-
-    let (leaf, issuers) = identity.chain().split_first().expect("an Identity has a certificate");
-    builder.set_certificate(leaf)?;
-    for issuer in issuers {
-        builder.add_extra_chain_cert(issuer.clone())?;
-    }
-    builder.set_private_key(identity.key())?;
-    Ok(builder.build())
+    let hello_settings = settings.clone();
+    builder.set_client_hello_callback(move |ssl, _| {
+        read_hello(ssl, &hello_settings)?;
+        Ok(ClientHelloResponse::SUCCESS)
+    });
+    builder.add_custom_ext(
+        RecordSizeLimit::TYPE,
+        ExtensionContext::CLIENT_HELLO
+            | ExtensionContext::TLS1_2_SERVER_HELLO
+            | ExtensionContext::TLS1_3_ENCRYPTED_EXTENSIONS,
+        |ssl, context, _| Ok(answer_record_size_limit(ssl, context)),
+        |ssl, context, data, _| read_record_size_limit(ssl, context, data),
+    )
 }
 
-fn cap_records(builder: &mut SslContextBuilder, fragments: Fragments) -> Result<(), ErrorStack> {
-    let settings = [
-        (SSL_CTRL_SET_MAX_SEND_FRAGMENT, fragments.max_send),
-        (SSL_CTRL_SET_SPLIT_SEND_FRAGMENT, fragments.split),
-    ];
-    for (command, bytes) in settings {
-        let bytes = libc::c_long::try_from(bytes).expect("a record has at most 16384 bytes");
-        // SAFETY: the context is alive for as long as its builder; both commands take an integer
-        // and no pointer (SSL_CTX_set_max_send_fragment(3)).
-        let done = unsafe {
-            openssl_sys::SSL_CTX_ctrl(builder.as_ptr(), command, bytes, std::ptr::null_mut())
-        };
-        if done != 1 {
-            return Err(ErrorStack::get());
+/// Looks at the ClientHello before OpenSSL does, and sets the limits of this connection.
+fn read_hello(ssl: &mut SslRef, settings: &Settings) -> Result<(), ErrorStack> {
+    let Hello { server_name, max_fragment_length, speaks_tls12 } = hello::read(ssl);
+    let address = ssl.ex_data(*ADDRESS).copied();
+    let cap = (settings.cap)(Client { address, server_name: server_name.as_deref() }).bytes();
+    let offer = Offer { max_fragment_length, record_size_limit: None };
+    limit(ssl, Negotiated { cap, offer })?;
+    if let Some(mfl) = max_fragment_length {
+        // A session remembers its max_fragment_length and replays it, so it may be resumed only by
+        // a client that asks for the same one again.
+        gaps::set_session_id_context(ssl, &[SESSION_CONTEXT, b"/mfl", &[mfl.code()]].concat())?;
+        if speaks_tls12 && settings.mfl_prefers_tls12 {
+            ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
         }
     }
     Ok(())
+}
+
+fn limit(ssl: &mut SslRef, negotiated: Negotiated) -> Result<(), ErrorStack> {
+    gaps::set_fragments(ssl, Fragments::within(negotiated.limit()))?;
+    ssl.set_ex_data(*NEGOTIATED, negotiated);
+    Ok(())
+}
+
+/// How large the records of a response may be that wants them to have up to `bytes`: as many as the
+/// client's own wishes allow. Where a request's profile has larger records than the handshake was
+/// given, the connection's cap is raised.
+///
+/// # Errors
+///
+/// If OpenSSL refuses, which it does not for a size that a record can have.
+pub fn allow(ssl: &SslRef, bytes: usize) -> Result<usize, ErrorStack> {
+    let Some(known) = negotiated(ssl) else { return Ok(bytes) };
+    let limit = known.offer.limit(bytes);
+    if bytes > known.cap {
+        gaps::set_fragments(ssl, Fragments::within(limit))?;
+    }
+    Ok(limit)
+}
+
+fn read_record_size_limit(
+    ssl: &mut SslRef,
+    context: ExtensionContext,
+    data: &[u8],
+) -> Result<(), SslAlert> {
+    if !context.contains(ExtensionContext::CLIENT_HELLO) {
+        return Ok(());
+    }
+    let asked = RecordSizeLimit::parse(data).map_err(|e| match e {
+        RecordSizeLimitError::Decode => SslAlert::DECODE_ERROR,
+        RecordSizeLimitError::Illegal => SslAlert::ILLEGAL_PARAMETER,
+    })?;
+    // The version is chosen before extensions are read.
+    let tls13 = ssl.version2() == Some(SslVersion::TLS1_3);
+    let mut known = negotiated(ssl).ok_or(SslAlert::INTERNAL_ERROR)?;
+    known.offer.record_size_limit = Some(asked.plaintext(tls13));
+    limit(ssl, known).map_err(|_| SslAlert::INTERNAL_ERROR)
+}
+
+/// Only asked when the client sent the extension. With max_fragment_length beside it, OpenSSL
+/// answers that one, and RFC 8449 §5 forbids to answer both.
+fn answer_record_size_limit(ssl: &SslRef, context: ExtensionContext) -> Option<[u8; 2]> {
+    let offer = negotiated(ssl)?.offer;
+    if offer.max_fragment_length.is_some() {
+        return None;
+    }
+    let tls13 = context.contains(ExtensionContext::TLS1_3_ENCRYPTED_EXTENSIONS);
+    Some(if tls13 { RecordSizeLimit::OURS_TLS13 } else { RecordSizeLimit::OURS_TLS12 })
+}
+
+/// The identity itself, and with it one of each other key type: for the same name, or, for clients
+/// that name none, the first there is.
+fn companions<'a>(
+    of: &'a Arc<Identity>,
+    all: &'a [Arc<Identity>],
+    any_name: bool,
+) -> Vec<&'a Identity> {
+    let mut chosen: Vec<&Identity> = vec![of];
+    for other in all {
+        let new_type = chosen.iter().all(|known| known.key().id() != other.key().id());
+        if new_type && (any_name || other.shares_a_name_with(of)) {
+            chosen.push(other);
+        }
+    }
+    chosen
+}
+
+fn install(builder: &mut SslContextBuilder, identities: &[&Identity]) -> Result<(), ErrorStack> {
+    // OpenSSL prefers by signature algorithm, which it takes from the client's list; a device that
+    // offers both verifies ECDSA faster.
+    for identity in identities {
+        debug_assert!(matches!(
+            identity.key().id(),
+            Id::EC | Id::RSA | Id::ED25519 | Id::ED448 | Id::RSA_PSS
+        ));
+        let (leaf, issuers) =
+            identity.chain().split_first().expect("an Identity has a certificate");
+        builder.set_certificate(leaf)?;
+        builder.set_private_key(identity.key())?;
+        for issuer in issuers {
+            gaps::add_chain_cert(builder, issuer)?;
+        }
+    }
+    Ok(())
+}
+
+fn choose_by_name(builder: &mut SslContextBuilder, named: Vec<(Arc<Identity>, SslContext)>) {
+    builder.set_servername_callback(move |ssl, _| {
+        let Some(name) = ssl.servername(NameType::HOST_NAME).map(str::to_ascii_lowercase) else {
+            return Ok(());
+        };
+        match named.iter().find(|(identity, _)| identity.is_for(&name)) {
+            Some((_, context)) => ssl.set_ssl_context(context).map_err(|_| SniError::ALERT_FATAL),
+            // The default certificate may still be what a device wants, which checks no names.
+            None => Ok(()),
+        }
+    });
 }

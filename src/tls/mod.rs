@@ -1,6 +1,10 @@
 //! TLS as a small device needs it: [`identity`] is what the listener proves itself with,
-//! [`listener`] caps the records, [`record`] is the arithmetic behind the caps.
+//! [`listener`] caps the records, [`record`] is the arithmetic behind the caps, [`reload`] replaces
+//! certificates while connections run.
 
+mod hello;
 pub mod identity;
 pub mod listener;
+mod openssl_gaps;
 pub mod record;
+pub mod reload;

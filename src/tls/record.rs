@@ -1,9 +1,10 @@
-//! Record arithmetic: how OpenSSL is to be told the size of the records it may send.
+//! Record arithmetic: what a client may ask for, and how OpenSSL is to be told.
 //!
 //! Pure. All sizes are plaintext bytes of one record: the fragment of RFC 5246 §6.2.1 and the
 //! content of RFC 8446 §5.2, without header, content-type byte, padding and authentication tag.
 
-use crate::drip::ChunkSize;
+/// The largest fragment of TLS (RFC 8446 §5.1, RFC 5246 §6.2.1), in bytes.
+const LARGEST: usize = 1 << 14;
 
 /// The smallest value that OpenSSL accepts for `max_send_fragment`, in bytes.
 pub const OPENSSL_FLOOR: usize = 512;
@@ -11,19 +12,130 @@ pub const OPENSSL_FLOOR: usize = 512;
 /// The settings that keep every record of a connection within a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragments {
-    /// `SSL_CTX_set_max_send_fragment`: the size of a full record.
+    /// `max_send_fragment`: the size of a full record.
     pub max_send: usize,
-    /// `SSL_CTX_set_split_send_fragment`: where a longer write is cut. Below
-    /// [`OPENSSL_FLOOR`] this is what holds the cap; OpenSSL before 3.2 ignores it there.
+    /// `split_send_fragment`: where a longer write is cut. Below [`OPENSSL_FLOOR`], and below a
+    /// negotiated max_fragment_length, this is what holds the cap; OpenSSL before 3.2 ignores it
+    /// there.
     pub split: usize,
 }
 
 impl Fragments {
-    /// What keeps handshake and application records within `cap`.
+    /// What keeps handshake and application records within `cap` bytes, 1 to 16,384.
     #[must_use]
-    pub fn within(cap: ChunkSize) -> Self {
-        let cap = cap.bytes();
+    pub fn within(cap: usize) -> Self {
         Self { max_send: cap.max(OPENSSL_FLOOR), split: cap }
+    }
+}
+
+/// max_fragment_length (RFC 6066 §4), which a client asks for by a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxFragmentLength(u8);
+
+impl MaxFragmentLength {
+    /// The extension's number.
+    pub const TYPE: u16 = 1;
+
+    /// Reads the extension's data; None if it is not one of the four codes, which is OpenSSL's to
+    /// refuse with `illegal_parameter`.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Option<Self> {
+        match data {
+            [code @ 1..=4] => Some(Self(*code)),
+            _ => None,
+        }
+    }
+
+    /// The extension's code, 1 to 4.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self.0
+    }
+
+    /// The limit in bytes: 512, 1024, 2048 or 4096.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        256 << self.0
+    }
+}
+
+/// record_size_limit (RFC 8449 §4): the largest record a client can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordSizeLimit(u16);
+
+/// Why a record_size_limit extension is an error, by the alert that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordSizeLimitError {
+    /// Not two bytes long: `decode_error`.
+    Decode,
+    /// Below 64: "MUST NOT send a value smaller than 64 … treat receipt … as a fatal error and
+    /// generate an illegal_parameter alert" (RFC 8449 §4).
+    Illegal,
+}
+
+impl RecordSizeLimit {
+    /// The extension's number.
+    pub const TYPE: u16 = 28;
+    /// What dripline takes itself: the largest value there is, in wire form. The limit of TLS 1.3
+    /// counts the content-type byte (RFC 8449 §4): 2^14 + 1.
+    pub const OURS_TLS13: [u8; 2] = 16_385u16.to_be_bytes();
+    /// The same for TLS 1.2: 2^14.
+    pub const OURS_TLS12: [u8; 2] = 16_384u16.to_be_bytes();
+
+    /// Reads the extension's data.
+    ///
+    /// # Errors
+    ///
+    /// If its length or value is none that RFC 8449 §4 allows. Values beyond the protocol's largest
+    /// record are allowed: a server must not enforce that bound, as an extension might raise it.
+    pub fn parse(data: &[u8]) -> Result<Self, RecordSizeLimitError> {
+        let data: [u8; 2] = data.try_into().map_err(|_| RecordSizeLimitError::Decode)?;
+        match u16::from_be_bytes(data) {
+            0..64 => Err(RecordSizeLimitError::Illegal),
+            limit => Ok(Self(limit)),
+        }
+    }
+
+    /// The largest plaintext to send, in bytes. In TLS 1.3 the limit covers the content-type byte
+    /// as well (RFC 8449 §4).
+    #[must_use]
+    pub fn plaintext(self, tls13: bool) -> usize {
+        let limit = usize::from(self.0) - usize::from(tls13);
+        limit.min(LARGEST)
+    }
+}
+
+/// What a client asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// max_fragment_length.
+    pub max_fragment_length: Option<MaxFragmentLength>,
+    /// record_size_limit, as plaintext bytes of the negotiated version.
+    pub record_size_limit: Option<usize>,
+}
+
+impl Offer {
+    /// The largest record to send, in bytes: the smallest of the operator's cap and what the client
+    /// asked for. RFC 8449 §5 would have max_fragment_length ignored when both are offered; OpenSSL
+    /// answers it all the same, so both are obeyed.
+    #[must_use]
+    pub fn limit(&self, cap: usize) -> usize {
+        let asked =
+            [self.max_fragment_length.map(MaxFragmentLength::bytes), self.record_size_limit];
+        asked.into_iter().flatten().fold(cap, usize::min)
+    }
+}
+
+impl std::fmt::Display for Offer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.max_fragment_length, self.record_size_limit) {
+            (None, None) => f.write_str("none"),
+            (Some(mfl), None) => write!(f, "max_fragment_length:{}", mfl.bytes()),
+            (None, Some(limit)) => write!(f, "record_size_limit:{limit}"),
+            (Some(mfl), Some(limit)) => {
+                write!(f, "max_fragment_length:{},record_size_limit:{limit}", mfl.bytes())
+            }
+        }
     }
 }
 
@@ -33,10 +145,47 @@ mod tests {
 
     #[test]
     fn caps_below_the_floor_are_held_by_the_split() {
-        let fragments = |cap| Fragments::within(ChunkSize::new(cap).unwrap());
+        let fragments = Fragments::within;
         assert_eq!(fragments(64), Fragments { max_send: 512, split: 64 });
         assert_eq!(fragments(512), Fragments { max_send: 512, split: 512 });
         assert_eq!(fragments(4097), Fragments { max_send: 4097, split: 4097 });
         assert_eq!(fragments(16_384), Fragments { max_send: 16_384, split: 16_384 });
+    }
+
+    #[test]
+    fn the_codes_of_rfc_6066() {
+        let bytes = |data: &[u8]| MaxFragmentLength::parse(data).map(MaxFragmentLength::bytes);
+        assert_eq!([1, 2, 3, 4].map(|code| bytes(&[code])), [512, 1024, 2048, 4096].map(Some));
+        for wrong in [&[][..], &[0], &[5], &[255], &[1, 1]] {
+            assert_eq!(bytes(wrong), None);
+        }
+    }
+
+    #[test]
+    fn the_limits_of_rfc_8449() {
+        let parse = |limit: u16| RecordSizeLimit::parse(&limit.to_be_bytes());
+        assert_eq!(parse(0), Err(RecordSizeLimitError::Illegal));
+        assert_eq!(parse(63), Err(RecordSizeLimitError::Illegal));
+        for wrong in [&[][..], &[64], &[0, 64, 0]] {
+            assert_eq!(RecordSizeLimit::parse(wrong), Err(RecordSizeLimitError::Decode));
+        }
+        let plaintext = |limit, tls13| parse(limit).unwrap().plaintext(tls13);
+        assert_eq!((plaintext(64, true), plaintext(64, false)), (63, 64));
+        assert_eq!((plaintext(16_385, true), plaintext(16_384, false)), (16_384, 16_384));
+        assert_eq!((plaintext(65_535, true), plaintext(65_535, false)), (16_384, 16_384));
+    }
+
+    #[test]
+    fn the_smallest_wish_counts() {
+        let offer = |mfl: Option<u8>, record_size_limit| Offer {
+            max_fragment_length: mfl.and_then(|code| MaxFragmentLength::parse(&[code])),
+            record_size_limit,
+        };
+        assert_eq!(offer(None, None).limit(4096), 4096);
+        assert_eq!(offer(Some(4), None).limit(1024), 1024);
+        assert_eq!(offer(Some(1), None).limit(4096), 512);
+        assert_eq!(offer(None, Some(63)).limit(4096), 63);
+        assert_eq!(offer(Some(2), Some(2000)).limit(4096), 1024);
+        assert_eq!(offer(Some(3), Some(700)).limit(4096), 700);
     }
 }

@@ -1,0 +1,168 @@
+//! Certificates that change while the daemon runs: read again when their files change or when asked
+//! to, for new handshakes alone. Running connections keep what they have, and a pair of files that
+//! cannot be used changes nothing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use log::{info, warn};
+use openssl::error::ErrorStack;
+use openssl::ssl::SslAcceptor;
+use tokio::sync::watch;
+
+use super::identity::{Identity, IdentityError};
+use super::listener::{self, Settings};
+
+/// How often the files are looked at. Renewal tools replace them days before the old ones expire.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The acceptor of one listener, replaced when its certificates are.
+pub struct Reloading {
+    /// Where the certificates are configured, for the log.
+    key: String,
+    files: Vec<(PathBuf, PathBuf)>,
+    settings: Settings,
+    current: ArcSwap<SslAcceptor>,
+    /// What the files were like when they were last read.
+    seen: Mutex<Vec<Option<Stamp>>>,
+}
+
+/// Tells one state of a file from another. A renewed certificate is a new file, or has a new time.
+type Stamp = (SystemTime, u64);
+
+impl Reloading {
+    /// The acceptor for `identities`, which were read from `files` (empty if they were not).
+    ///
+    /// # Errors
+    ///
+    /// If OpenSSL refuses a setting.
+    pub fn new(
+        key: String,
+        identities: &[Arc<Identity>],
+        files: Vec<(PathBuf, PathBuf)>,
+        settings: Settings,
+    ) -> Result<Self, ErrorStack> {
+        let current = ArcSwap::from_pointee(listener::acceptor(identities, &settings)?);
+        let seen = Mutex::new(stamps(&files));
+        Ok(Self { key, files, settings, current, seen })
+    }
+
+    /// What the next handshake uses.
+    #[must_use]
+    pub fn current(&self) -> Arc<SslAcceptor> {
+        self.current.load_full()
+    }
+
+    /// Reads the files again, whether they look changed or not. What cannot be used is logged, and
+    /// changes nothing.
+    pub fn reload(&self) {
+        if self.files.is_empty() {
+            return;
+        }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.files);
+        match self.read() {
+            Ok(acceptor) => {
+                self.current.store(Arc::new(acceptor));
+                info!("{}: certificates read again, for new connections", self.key);
+            }
+            Err(e) => warn!("{}: the old certificates stay: {e}", self.key),
+        }
+    }
+
+    fn read(&self) -> Result<SslAcceptor, ReadError> {
+        let mut identities = Vec::new();
+        for (cert, key) in &self.files {
+            let identity = Identity::from_files(cert, key);
+            let named = |e| ReadError::Identity(cert.display().to_string(), e);
+            identities.push(Arc::new(identity.map_err(named)?));
+        }
+        Ok(listener::acceptor(&identities, &self.settings)?)
+    }
+
+    fn changed(&self) -> bool {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != stamps(&self.files)
+    }
+
+    /// Reloads when the files change and whenever `asked` does. Never ends.
+    pub async fn watch(self: Arc<Self>, mut asked: watch::Receiver<u64>) {
+        if self.files.is_empty() {
+            return;
+        }
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            let due = tokio::select! {
+                _ = ticks.tick() => false,
+                changed = asked.changed() => changed.is_ok(),
+            };
+            let this = Arc::clone(&self);
+            // Files, and a key's arithmetic: no work for a thread that drips.
+            let work = move || {
+                if due || this.changed() {
+                    this.reload();
+                }
+            };
+            if tokio::task::spawn_blocking(work).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("{0}: {1}")]
+    Identity(String, IdentityError),
+    #[error(transparent)]
+    Tls(#[from] ErrorStack),
+}
+
+fn stamps(files: &[(PathBuf, PathBuf)]) -> Vec<Option<Stamp>> {
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    files.iter().flat_map(|(cert, key)| [stamp(cert), stamp(key)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drip::ChunkSize;
+
+    #[test]
+    fn a_new_pair_is_taken_and_a_broken_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+        let write = |identity: &Identity| {
+            std::fs::write(&cert, identity.cert_pem().unwrap()).unwrap();
+            std::fs::write(&key, identity.key().private_key_to_pem_pkcs8().unwrap()).unwrap();
+        };
+        let first = Arc::new(Identity::self_signed(&["one.example"]).unwrap());
+        write(&first);
+        let settings = Settings {
+            cap: Arc::new(|_| ChunkSize::default()),
+            tickets: 1,
+            mfl_prefers_tls12: true,
+        };
+        let files = vec![(cert.clone(), key.clone())];
+        let reloading = Reloading::new("listen[0].tls".into(), &[first], files, settings).unwrap();
+        assert!(!reloading.changed());
+
+        let before = reloading.current();
+        write(&Identity::self_signed(&["two.example", "a.longer.name.example"]).unwrap());
+        assert!(reloading.changed());
+        reloading.reload();
+        let second = reloading.current();
+        assert!(!Arc::ptr_eq(&before, &second) && !reloading.changed());
+
+        std::fs::write(&cert, "no certificate").unwrap();
+        assert!(reloading.changed());
+        reloading.reload();
+        assert!(Arc::ptr_eq(&second, &reloading.current()));
+        std::fs::remove_file(&key).unwrap();
+        reloading.reload();
+        assert!(Arc::ptr_eq(&second, &reloading.current()));
+    }
+}

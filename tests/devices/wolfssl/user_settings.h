@@ -1,0 +1,34 @@
+/* How wolfSSL is built: a client for TLS 1.2 and 1.3 with ECDSA and AES-GCM, and little else. */
+#define NO_WOLFSSL_SERVER
+#define WOLFSSL_TLS13
+#define HAVE_TLS_EXTENSIONS
+#define HAVE_SUPPORTED_CURVES
+#define HAVE_EXTENDED_MASTER
+#define HAVE_SERVER_RENEGOTIATION_INFO
+#define HAVE_SNI
+#define HAVE_MAX_FRAGMENT
+#define HAVE_ENCRYPT_THEN_MAC
+#define HAVE_HKDF
+#define HAVE_AESGCM
+#define HAVE_ECC
+#define ECC_TIMING_RESISTANT
+#define TFM_TIMING_RESISTANT
+#define WC_RSA_BLINDING
+#define WC_RSA_PSS
+#define HAVE_HASHDRBG
+#define WOLFSSL_SP_MATH_ALL
+#define NO_DH
+#define NO_DSA
+#define NO_DES3
+#define NO_RC4
+#define NO_MD4
+#define NO_MD5
+#define NO_PSK
+#define NO_PWDBASED
+#define NO_OLD_TLS
+#define NO_SESSION_CACHE
+#define WOLFSSL_SMALL_STACK
+#define WOLFSSL_PEM_TO_DER
+#define SINGLE_THREADED
+/* A certificate that is no CA can be the trusted one. */
+#define WOLFSSL_TRUST_PEER_CERT
