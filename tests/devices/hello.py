@@ -79,6 +79,8 @@ class Client(TLSConnection):
 def settings(case):
     wanted = HandshakeSettings()
     wanted.minVersion, wanted.maxVersion = VERSIONS[case.get("tls", "both")]
+    # What supported_versions says: all that it knows, unless told otherwise.
+    wanted.versions = [v for v in ((3, 4), (3, 3)) if wanted.minVersion <= v <= wanted.maxVersion]
     wanted.cipherNames = ["aes128gcm"]
     wanted.record_size_limit = None
     if any(kind == 28 for kind, _ in case.get("extensions", [])):
