@@ -2,9 +2,10 @@
 //!
 //! # One request's life
 //!
-//! 1. [`server`] accepts a connection. On a TLS listener [`tls::listener`] has told OpenSSL the
-//!    largest record it may send, the handshake's included ([`tls::record`]). The connection is
-//!    wrapped in a [`drip::stream::PacedStream`] and handed to Pingora's HTTP/1.1.
+//! 1. [`server`] accepts a connection. On a TLS listener [`tls::listener`] tells OpenSSL the largest
+//!    record it may send, the handshake's included: the smallest of the device's [`profile`] and of
+//!    what its ClientHello asks for ([`tls::record`]). The connection is wrapped in a
+//!    [`drip::stream::PacedStream`] and handed to Pingora's HTTP/1.1.
 //! 2. [`proxy`] is called phase by phase. [`route`] turns `/file/<key>?<query>` into an object key,
 //!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
 //!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
@@ -13,16 +14,19 @@
 //!    **not** slice or sleep, as a reader of Pingora's examples would expect: Pingora writes what it
 //!    has collected in one go, and a filter's delay becomes a burst. Instead the response filter
 //!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
-//!    holds each back until [`drip::schedule`] says that its time has come.
+//!    holds each back until [`drip::schedule`] says that its time has come. Meanwhile a
+//!    [`drip::valve`] keeps [`s3::connect`] from reading more than one piece ahead.
 //!
 //! # The map
 //!
 //! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → { [`s3`], [`tls`],
-//! [`drip`], [`route`] } → { [`metrics`], [`memory`], [`units`] }: arrows point down only. Domains own their
-//! settings; [`config`] builds them from a YAML file and the environment, and no domain imports it.
+//! [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point down only.
+//! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
+//! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
-//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`units`], [`drip::schedule`],
-//! [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]. Time is a parameter there.
+//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`profile`], [`units`],
+//! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]. Time is a
+//! parameter there.
 
 pub mod admin;
 pub mod cli;

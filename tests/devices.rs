@@ -14,6 +14,7 @@ mod programs;
 #[path = "devices/relay.rs"]
 mod relay;
 
+use clients::{BOTH, Setting, assert_gnutls, assert_resumed};
 use dripline::demo::origin::{Origin, OriginOptions};
 use dripline::tls::identity::Identity;
 use programs::{Ordinary, Outcome, built, file, run};
@@ -187,44 +188,38 @@ async fn ordinary() -> (tempfile::NamedTempFile, tempfile::NamedTempFile, Ordina
     (cert, key, ordinary)
 }
 
-/// What dripline does not do yet.
-mod awaited {
-    use super::clients::{BOTH, Setting, assert_gnutls, assert_resumed};
-    use super::*;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_does_not_bear_the_answer_gets_tls_1_2() {
+    let wanted = body(OBJECT);
+    let origin = origin(OriginOptions::default(), &wanted).await;
+    let conversation = assert_served(&STEERED, &origin, &wanted).await;
+    assert_eq!(conversation.version, 0x0303);
+}
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_device_that_does_not_bear_the_answer_gets_tls_1_2() {
-        let wanted = body(OBJECT);
-        let origin = origin(OriginOptions::default(), &wanted).await;
-        let conversation = assert_served(&STEERED, &origin, &wanted).await;
-        assert_eq!(conversation.version, 0x0303);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn devices_with_record_size_limit_are_served() {
-        let wanted = body(OBJECT);
-        let origin = origin(OriginOptions::default(), &wanted).await;
-        for device in &OFFERING {
-            if device.options.contains(&"--rsl") {
-                let conversation = assert_served(device, &origin, &wanted).await;
-                assert_eq!(conversation.version, 0x0304);
-            }
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_with_record_size_limit_are_served() {
+    let wanted = body(OBJECT);
+    let origin = origin(OriginOptions::default(), &wanted).await;
+    for device in &OFFERING {
+        if device.options.contains(&"--rsl") {
+            let conversation = assert_served(device, &origin, &wanted).await;
+            assert_eq!(conversation.version, 0x0304);
         }
     }
+}
 
-    /// Limits for which max_fragment_length has no code.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn gnutls_may_ask_for_any_limit() {
-        assert_gnutls(&[513, 1000, 3000, 4095]).await;
-    }
+/// Limits for which max_fragment_length has no code.
+#[tokio::test(flavor = "multi_thread")]
+async fn gnutls_may_ask_for_any_limit() {
+    assert_gnutls(&[513, 1000, 3000, 4095]).await;
+}
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_resuming_client_may_change_its_offer() {
-        let setting = Setting::new().await;
-        for version in BOTH {
-            for (first, second) in [(512, 4096), (4096, 512), (512, 0), (0, 512)] {
-                assert_resumed(&setting, version, first, second).await;
-            }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resuming_client_may_change_its_offer() {
+    let setting = Setting::new().await;
+    for version in BOTH {
+        for (first, second) in [(512, 4096), (4096, 512), (512, 0), (0, 512)] {
+            assert_resumed(&setting, version, first, second).await;
         }
     }
 }

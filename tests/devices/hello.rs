@@ -305,22 +305,17 @@ async fn max_fragment_length_of_any_value() {
     assert_all(max_fragment_length()).await;
 }
 
-/// What dripline does not do yet.
-mod awaited {
-    use super::*;
+#[tokio::test(flavor = "multi_thread")]
+async fn max_fragment_length_is_served_in_tls_1_2() {
+    assert_all(steering()).await;
+}
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn max_fragment_length_is_served_in_tls_1_2() {
-        assert_all(steering()).await;
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn record_size_limit_of_any_value() {
+    assert_all(record_size_limit()).await;
+}
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn record_size_limit_of_any_value() {
-        assert_all(record_size_limit()).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn both_extensions_at_once() {
-        assert_all(both()).await;
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn both_extensions_at_once() {
+    assert_all(both()).await;
 }
