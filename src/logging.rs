@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use env_logger::Env;
 use env_logger::fmt::Formatter;
-use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
+use log::{LevelFilter, Record};
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,9 +38,12 @@ pub struct UnknownFormat(String);
 
 /// Sets the process's logger. A second call changes nothing.
 pub fn init(format: Format) {
-    // Pingora logs each client that leaves as an error; the access log says it better.
-    let env = Env::default().default_filter_or("info,pingora_core=warn,pingora_proxy=warn");
-    let mut builder = env_logger::Builder::from_env(env);
+    let mut builder = env_logger::Builder::from_env(Env::default().default_filter_or("info"));
+    // Pingora's lines below a warning hold whole request targets, and with them signatures; those
+    // about clients that leave are better said by the access log. No RUST_LOG brings them back.
+    for target in ["pingora_core", "pingora_proxy", "pingora_cache"] {
+        builder.filter_module(target, LevelFilter::Warn);
+    }
     builder.format(move |out, record| match format {
         Format::Text => text(out, record),
         Format::Json => json(out, record),
