@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use env_logger::Env;
 use env_logger::fmt::Formatter;
 use log::kv::{self, Key, Value, VisitSource};
-use log::{LevelFilter, Record};
+use log::{Level, Log, Metadata, Record};
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,16 +39,37 @@ pub struct UnknownFormat(String);
 /// Sets the process's logger. A second call changes nothing.
 pub fn init(format: Format) {
     let mut builder = env_logger::Builder::from_env(Env::default().default_filter_or("info"));
-    // Pingora's lines below a warning hold whole request targets, and with them signatures; those
-    // about clients that leave are better said by the access log. No RUST_LOG brings them back.
-    for target in ["pingora_core", "pingora_proxy", "pingora_cache"] {
-        builder.filter_module(target, LevelFilter::Warn);
-    }
     builder.format(move |out, record| match format {
         Format::Text => text(out, record),
         Format::Json => json(out, record),
     });
-    let _ = builder.try_init();
+    let logger = builder.build();
+    let level = logger.filter();
+    if log::set_boxed_logger(Box::new(Guarded(logger))).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// Drops Pingora's lines below a warning, whatever RUST_LOG asks for: they hold whole request
+/// targets, and with them signatures. What they say of clients that leave, the access log says
+/// better.
+struct Guarded(env_logger::Logger);
+
+impl Log for Guarded {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let telling = metadata.target().starts_with("pingora") && metadata.level() > Level::Warn;
+        !telling && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {

@@ -19,8 +19,9 @@ pub struct Metrics {
     pub drips_ended: IntCounterVec,
     /// Responses begun, by status code.
     pub responses: IntCounterVec,
-    /// Clients that went within a second after a body record, by profile and by whether it was their
-    /// `first` or a `later` one: a device that cannot take the record size goes after the first.
+    /// Clients that went within a second after a record, by profile and by whether that was the
+    /// `head`, the `first` or a `later` body record: a device that cannot take the record size goes
+    /// after the first.
     pub clients_gone: IntCounterVec,
     /// Response body bytes written to clients.
     pub body_bytes: IntCounter,
@@ -71,7 +72,7 @@ impl Metrics {
             responses: family("dripline_responses_total", "Responses begun.", "status"),
             clients_gone: labelled(
                 "dripline_clients_gone_after_record_total",
-                "Clients that went right after a body record.",
+                "Clients that went right after a record.",
                 &["profile", "record"],
             ),
             body_bytes: counter(

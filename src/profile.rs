@@ -29,6 +29,15 @@ pub struct Facts<'a> {
     pub request: Option<(&'a [u8], &'a HeaderMap)>,
 }
 
+impl Facts<'_> {
+    /// Whether one of the networks holds the client. An IPv4 client of an IPv6 listener has a mapped
+    /// address (RFC 4291 §2.5.5.2), and nobody writes its network like that.
+    fn client_is_in(&self, networks: &[IpNet]) -> bool {
+        let client = self.client.map(|client| client.to_canonical());
+        client.is_some_and(|client| networks.iter().any(|net| net.contains(&client)))
+    }
+}
+
 /// Criteria; those that are absent fit everything.
 #[derive(Debug, Clone, Default)]
 pub struct Match {
@@ -55,10 +64,9 @@ impl Match {
     }
 
     fn fits_connection(&self, facts: &Facts<'_>) -> bool {
-        let client = |net: &IpNet| facts.client.is_some_and(|client| net.contains(&client));
         self.listener.is_none_or(|listener| facts.listener == Some(listener))
             && self.server_name.as_deref().is_none_or(|name| facts.server_name == Some(name))
-            && (self.clients.is_empty() || self.clients.iter().any(client))
+            && (self.clients.is_empty() || facts.client_is_in(&self.clients))
     }
 
     fn fits_request(&self, facts: &Facts<'_>) -> bool {
@@ -70,7 +78,9 @@ impl Match {
             && self.headers.iter().all(header)
     }
 
-    fn asks_of_the_request(&self) -> bool {
+    /// Whether it needs more than what is known before a request.
+    #[must_use]
+    pub fn asks_of_the_request(&self) -> bool {
         self.key_prefix.is_some() || !self.headers.is_empty()
     }
 }
@@ -218,10 +228,8 @@ impl Profiles {
 
     fn wish(&self, facts: &Facts<'_>) -> Option<Wish> {
         let header = self.trusted_header.as_ref()?;
-        let client = facts.client?;
         let value = facts.request?.1.get(&header.name)?;
-        let trusted = header.from.iter().any(|net| net.contains(&client));
-        trusted.then(|| value.to_str().ok()?.parse().ok())?
+        facts.client_is_in(&header.from).then(|| value.to_str().ok()?.parse().ok())?
     }
 }
 
@@ -282,6 +290,7 @@ mod tests {
         assert_eq!(name("nrf/a", Some("nrf.example"), None, &none), "key");
         assert_eq!(name("a", Some("nrf.example"), None, &none), "modem");
         assert_eq!(name("a", None, Some(client), &headers), "agent");
+        assert_eq!(name("a", None, Some("::ffff:10.1.2.3".parse().unwrap()), &headers), "agent");
         assert_eq!(name("a", None, Some(client), &none), "default");
         assert_eq!(name("a", None, Some("192.0.2.1".parse().unwrap()), &headers), "default");
         assert_eq!(name("a", None, None, &headers), "default");

@@ -17,11 +17,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
-use log::warn;
-use openssl::ssl::NameType;
+use log::{info, warn};
 use openssl::x509::X509;
 use pingora::prelude::*;
 use pingora::protocols::{ALPN, Ssl};
+use pingora::upstreams::peer::Peer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 
@@ -119,6 +119,8 @@ impl DripProxy {
     fn wants_valve(request: &RequestHeader, served: &Served) -> bool {
         let range = request.headers.get(header::RANGE).map(http::HeaderValue::as_bytes);
         let small = range.and_then(headers::range_length).is_some_and(|n| n <= SMALL_RANGE);
+        // With If-Range the answer may be the whole object all the same.
+        let small = small && !request.headers.contains_key(header::IF_RANGE);
         request.method == http::Method::GET && !served.settings.wait.is_zero() && !small
     }
 
@@ -131,8 +133,11 @@ impl DripProxy {
         if let Some(stream) = paced(session) {
             let Served { settings, fill, .. } = &ctx.served;
             let chunk = settings.chunk_size.bytes();
-            let limit = stream.get_ssl().and_then(|ssl| listener::allow(ssl, chunk).ok());
-            let pace = Pace::new(settings, limit.unwrap_or(chunk), *fill);
+            let limit = stream.get_ssl().map_or(chunk, |ssl| {
+                let known = || listener::negotiated(ssl).map_or(chunk, |n| n.limit());
+                listener::allow(ssl, chunk).unwrap_or_else(|_| known())
+            });
+            let pace = Pace::new(settings, limit, *fill);
             stream.arm(pace, length, progress.clone(), ctx.valve.clone());
         }
         ctx.begin(head.status, length, progress, &self.board);
@@ -142,12 +147,10 @@ impl DripProxy {
     fn serve(&self, session: &Session, key: &[u8]) -> Served {
         let stream = paced(session);
         let ssl = stream.and_then(Ssl::get_ssl);
-        let server_name = ssl.and_then(|ssl| ssl.servername(NameType::HOST_NAME));
-        let server_name = server_name.map(str::to_ascii_lowercase);
         let facts = Facts {
             listener: stream.and_then(PacedStream::listener),
             client: session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip),
-            server_name: server_name.as_deref(),
+            server_name: ssl.and_then(listener::server_name),
             request: Some((key, &session.req_header().headers)),
         };
         let profile = self.profiles.choose(&facts);
@@ -270,6 +273,10 @@ impl ProxyHttp for DripProxy {
     ) -> Result<()> {
         if !matches!(response.status.as_u16(), 300..=303 | 305..=308) {
             ctx.watch_for_signature_error(response.status);
+            if response.status == StatusCode::FORBIDDEN && ctx.method == "HEAD" {
+                // No body, so no word of why.
+                info!(key = ctx.key.as_str(); "S3 answered 403 to a HEAD: a URL that was signed for GET does");
+            }
             return Ok(());
         }
         self.count_failure("redirect");
@@ -343,12 +350,14 @@ impl ProxyHttp for DripProxy {
     fn fail_to_connect(
         &self,
         _: &mut Session,
-        _: &HttpPeer,
+        peer: &HttpPeer,
         ctx: &mut Context,
         mut e: Box<Error>,
     ) -> Box<Error> {
         ctx.tries += 1;
-        self.resolver.failed();
+        if let Some(address) = peer.address().as_inet() {
+            self.resolver.failed(*address);
+        }
         e.set_retry(ctx.tries < CONNECT_TRIES);
         e
     }

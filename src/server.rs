@@ -22,7 +22,7 @@ use pingora_core::protocols::tls::SslStream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -45,6 +45,10 @@ const BACKLOG: i32 = 4096;
 /// How long a client may take for the TLS handshake. A device on a slow modem needs seconds for
 /// the arithmetic alone.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that the kernel keeps for a client beyond what the network has taken. A device that stalls
+/// gets no more than this in one go when it reads on, and costs no more.
+const NOTSENT_LOWAT: u32 = 16 << 10;
 
 /// How long to wait before the next accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -302,7 +306,7 @@ async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle
         };
         match accepted {
             Ok((stream, peer)) => {
-                if let Err(e) = stream.set_nodelay(true) {
+                if let Err(e) = prepare(&stream) {
                     debug!("{peer}: {e}");
                     continue;
                 }
@@ -320,6 +324,12 @@ async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle
     }
 }
 
+/// A record leaves when it is written, and a device that stops reading is not owed megabytes.
+fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT)
+}
+
 /// A listener for devices: TLS or not, and paced.
 struct Devices {
     /// As it is configured.
@@ -333,15 +343,16 @@ impl Devices {
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
         let client = peer_ip(&socket);
-        let failure = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, socket)).await {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
-                debug!("TLS handshake with {client:?} failed: {e}");
-                "error"
+                // A device that cannot take a handshake record goes without a word, so this is all
+                // that an operator sees of it.
+                info!(client:? = client; "TLS handshake failed: {e}");
+                self.metrics.handshake_failures.with_label_values(&["error"]).inc();
             }
-            Err(_) => "timeout",
-        };
-        self.metrics.handshake_failures.with_label_values(&[failure]).inc();
+            Err(_) => self.metrics.handshake_failures.with_label_values(&["timeout"]).inc(),
+        }
         None
     }
 }
@@ -351,7 +362,11 @@ async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<Ss
     let ssl = listener::connection(&tls.current(), peer_ip(&socket));
     let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
     let mut stream = SslStream::new(ssl, socket)?;
-    stream.accept().await.explain_err(failed, |e| e.to_string())?;
+    let accepted = stream.accept().await;
+    accepted.explain_err(failed, |e| match listener::negotiated(stream.ssl()) {
+        Some(n) => format!("{e}; records of up to {} bytes, client offered {}", n.limit(), n.offer),
+        None => format!("{e}; before its ClientHello was read"),
+    })?;
     Ok(stream)
 }
 

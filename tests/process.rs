@@ -770,7 +770,10 @@ async fn every_key_stays_one_field_of_one_line() {
 async fn the_query_is_never_logged() {
     let origin = origin_with("fw.bin", &body(100)).await;
     // At the level at which Pingora would show whole request targets.
-    let daemon = Launch::in_front_of(&origin).env("RUST_LOG", "trace").start().await;
+    let daemon = Launch::in_front_of(&origin)
+        .env("RUST_LOG", "trace,pingora_proxy::proxy_h1=trace")
+        .start()
+        .await;
     let signed = origin.presign("fw.bin").credentials("AKIDEXAMPLE", "wrong");
     let target = signed.query("versionId", "c0ffee").target();
     let query = target.split_once('?').unwrap().1;

@@ -255,6 +255,28 @@ async fn pipelined_requests_keep_the_pace_of_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whole_objects_one_after_the_other_keep_the_pace_too() {
+    // Above 64 KiB, so that S3 is read no faster than the client, on a connection for each.
+    let wanted = body(80_000);
+    let origin = origin_with("fw.bin", &wanted).await;
+    let dripline = dripline(&origin).wait("20ms").start().await;
+    for version in BOTH {
+        let mut client = Client::connect(dripline.https, version, &dripline.cert).await;
+        client.stream.write_all(&head("GET", b"/file/fw.bin", "").repeat(3)).await.unwrap();
+        let mut total = 0;
+        for _ in 0..3 {
+            let response = http1::response(&mut client.stream, false).await.unwrap();
+            assert!(response.complete && response.body == wanted);
+            total += response.head_length + wanted.len();
+        }
+        let records = client.application(total);
+        let body: Vec<Record> = records.into_iter().filter(|r| r.plaintext > 400).collect();
+        assert_eq!(body.len(), 3 * 20);
+        assert!(pace(&body, Duration::from_millis(20)) < 0.5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plain_listener_drips_too() {
     let wanted = body(5 * 4096);
     let origin = origin_with("fw.bin", &wanted).await;

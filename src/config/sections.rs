@@ -17,7 +17,7 @@ use super::profiles::{profiles, trusted_header};
 use super::read::{Reader, Section};
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
-use crate::profile::{Profiles, TrustedHeader};
+use crate::profile::{Profile, Profiles, TrustedHeader};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 use crate::s3::headers::HeaderPattern;
 use crate::units::ByteSize;
@@ -147,16 +147,21 @@ pub(super) fn response_headers(section: &mut Section<'_>) -> Option<Vec<HeaderPa
     Some(patterns.iter().filter_map(Field::parse_text::<HeaderPattern>).collect())
 }
 
-/// Says which certificate does not fit which profile's records: some devices cannot take a
-/// certificate message that is cut into several.
+/// Says which certificate does not fit which profile's records, since some devices cannot take a
+/// certificate message that is cut into several; and which profile cannot cap the handshake.
 fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
+    let all = || profiles.list.iter().chain([&profiles.default]);
     for (at, listener) in listen.iter().enumerate() {
-        let identities = listener.tls.iter().flat_map(|tls| &tls.identities);
-        for identity in identities {
+        let here = |profile: &&Profile| {
+            let matches = &profile.matches;
+            matches.listener.is_none_or(|l| l == listener.addr) && !matches.asks_of_the_request()
+        };
+        for identity in listener.tls.iter().flat_map(|tls| &tls.identities) {
             let message = identity.certificate_message();
-            for profile in profiles.list.iter().chain([&profiles.default]) {
+            for profile in all().filter(here) {
                 let cap = profile.drip.chunk_size.bytes();
-                if message > cap && profile.matches.listener.is_none_or(|l| l == listener.addr) {
+                let name = profile.matches.server_name.as_deref();
+                if message > cap && name.is_none_or(|name| identity.is_for(name)) {
                     reader.warn(format!(
                         "listen[{at}].tls: the certificate message has {message} bytes and the records of \
                          profile {} have {cap}: it is cut, which mbedTLS 2.28 and embedded-tls cannot take; \
@@ -165,6 +170,19 @@ fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
                     ));
                 }
             }
+        }
+    }
+    for (at, profile) in profiles.list.iter().enumerate() {
+        let smaller = profile.drip.chunk_size < profiles.default.drip.chunk_size;
+        if smaller
+            && profile.matches.asks_of_the_request()
+            && listen.iter().any(|l| l.tls.is_some())
+        {
+            reader.warn(format!(
+                "profiles[{at}]: {} is known by its key or headers, after the handshake, whose records may have {} \
+                 bytes; match it by sni, listener or client if its devices cannot take them",
+                profile.name, profiles.default.drip.chunk_size
+            ));
         }
     }
 }

@@ -4,8 +4,8 @@
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
 //!
-//! This room knows nothing of S3, of HTTP beyond where a response head ends, or of the
-//! configuration file.
+//! This room knows nothing of S3 but how a response header is named, of HTTP but where a response
+//! head ends, and nothing of the configuration file.
 
 pub mod schedule;
 pub mod stream;
@@ -108,6 +108,7 @@ pub struct ChunkSizeError(pub u64);
 pub struct Progress {
     bytes: AtomicU64,
     records: AtomicU64,
+    head: AtomicU64,
     last_record: AtomicU64,
     /// Milliseconds from `began` to the last record.
     last_at: AtomicU64,
@@ -124,6 +125,7 @@ impl Progress {
         Self {
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            head: AtomicU64::new(0),
             last_record: AtomicU64::new(0),
             last_at: AtomicU64::new(0),
             began: Instant::now(),
@@ -173,6 +175,16 @@ impl Progress {
         self.last_at.store(at, Ordering::Relaxed);
         self.all_bytes.inc_by(bytes);
         self.all_records.inc();
+    }
+
+    /// Bytes of the response head sent.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Relaxed)
+    }
+
+    fn head_sent(&self, bytes: usize) {
+        self.head.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn gone(&self) {

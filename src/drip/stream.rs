@@ -158,6 +158,9 @@ impl PacedStream {
         let (length, _) = head_length(buf, matched);
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &buf[..length]))?;
         let (_, matched) = head_length(&buf[..written], matched);
+        if let Some(progress) = &self.control().progress {
+            progress.head_sent(written);
+        }
         self.control().phase = match (matched, left) {
             (4, Some(0)) => Phase::Idle,
             (4, _) => Phase::Body { left },

@@ -169,16 +169,20 @@ impl Drip {
     /// record was the last.
     fn report_overrun(&self) {
         let Running { client, progress, .. } = &*self.entry;
-        let records = progress.records();
-        if self.end != "client" || records == 0 || progress.since_last() > OVERRUN {
+        if self.end != "client" || progress.head() == 0 || progress.since_last() > OVERRUN {
             return;
         }
-        let which = if records == 1 { "first" } else { "later" };
+        let records = progress.records();
+        let (which, what) = match records {
+            0 => ("head", format!("the head of {} bytes", progress.head())),
+            1 => ("first", format!("record 1 of {} bytes", progress.last_record())),
+            _ => ("later", format!("record {records} of {} bytes", progress.last_record())),
+        };
         self.metrics.clients_gone.with_label_values(&[self.profile.as_str(), which]).inc();
         let offer = self.offer.to_string();
         info!(
             client = client.as_str(), profile = self.profile.as_str(), offer = offer.as_str();
-            "client gone after record {records} of {} bytes", progress.last_record()
+            "client gone after {what}"
         );
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -15,6 +15,9 @@ use tokio::sync::Mutex;
 /// How long a lookup is good for. S3's own records have a time to live of about 5 s.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// How long a lookup may keep requests waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A host name of S3 and what it resolved to last.
 #[derive(Debug)]
 pub struct Resolver {
@@ -22,7 +25,15 @@ pub struct Resolver {
     port: u16,
     /// Held across a lookup, so that a burst of requests asks once.
     last: Mutex<Option<Lookup>>,
-    turn: AtomicUsize,
+    choice: std::sync::Mutex<Choice>,
+}
+
+/// Which of several addresses is used.
+#[derive(Debug, Default)]
+struct Choice {
+    turn: usize,
+    /// What was given out last, until it is known to fail.
+    given: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -35,7 +46,8 @@ impl Resolver {
     /// A resolver for one host, which may be an IP address.
     #[must_use]
     pub fn new(host: &str, port: u16) -> Self {
-        Self { host: host.to_owned(), port, last: Mutex::new(None), turn: AtomicUsize::new(0) }
+        let (last, choice) = (Mutex::new(None), std::sync::Mutex::default());
+        Self { host: host.to_owned(), port, last, choice }
     }
 
     /// An address to connect to.
@@ -61,13 +73,24 @@ impl Resolver {
             }
         }
         let addresses = last.as_ref().map(|l| l.addresses.as_slice()).unwrap_or_default();
-        let turn = self.turn.load(Ordering::Relaxed);
-        addresses.get(turn % addresses.len().max(1)).copied().ok_or_else(no_address)
+        let mut choice = self.choice();
+        choice.given = addresses.get(choice.turn % addresses.len().max(1)).copied();
+        choice.given.ok_or_else(no_address)
     }
 
-    /// Notes that the present address did not answer: the next one is used.
-    pub fn failed(&self) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
+    /// Notes that an address did not answer: the next one is used, unless another request that met
+    /// it has moved on already.
+    pub fn failed(&self, address: SocketAddr) {
+        let mut choice = self.choice();
+        if choice.given == Some(address) {
+            choice.turn = choice.turn.wrapping_add(1);
+            choice.given = None;
+        }
+    }
+
+    fn choice(&self) -> MutexGuard<'_, Choice> {
+        // Nothing panics while it is held.
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An IP address is itself, and names under `localhost` are loopback (RFC 6761 §6.3), whatever
@@ -81,8 +104,9 @@ impl Resolver {
     }
 
     async fn lookup(&self) -> io::Result<Vec<SocketAddr>> {
-        let mut addresses: Vec<_> =
-            tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = tokio::time::timeout(PATIENCE, lookup).await;
+        let mut addresses: Vec<_> = found.map_err(|_| io::ErrorKind::TimedOut)??.collect();
         if addresses.is_empty() {
             return Err(no_address());
         }
@@ -122,9 +146,12 @@ mod tests {
             Some(Lookup { at: Instant::now(), addresses: addresses.clone() });
         assert_eq!(resolver.address().await.unwrap(), addresses[0]);
         assert_eq!(resolver.address().await.unwrap(), addresses[0]);
-        resolver.failed();
+        resolver.failed(addresses[0]);
+        resolver.failed(addresses[0]); // of another request, which met the same address
         assert_eq!(resolver.address().await.unwrap(), addresses[1]);
-        resolver.failed();
+        resolver.failed(addresses[0]);
+        assert_eq!(resolver.address().await.unwrap(), addresses[1]);
+        resolver.failed(addresses[1]);
         assert_eq!(resolver.address().await.unwrap(), addresses[0]);
     }
 

@@ -82,6 +82,8 @@ impl Negotiated {
 
 static NEGOTIATED: LazyLock<Index<Ssl, Negotiated>> =
     LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL gives out indices while there is memory"));
+static SERVER_NAME: LazyLock<Index<Ssl, String>> =
+    LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL gives out indices while there is memory"));
 static ADDRESS: LazyLock<Index<Ssl, IpAddr>> =
     LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL gives out indices while there is memory"));
 
@@ -89,6 +91,13 @@ static ADDRESS: LazyLock<Index<Ssl, IpAddr>> =
 #[must_use]
 pub fn negotiated(ssl: &SslRef) -> Option<Negotiated> {
     ssl.ex_data(*NEGOTIATED).copied()
+}
+
+/// The server name that this connection's ClientHello asks for, in lower case. OpenSSL's own answer
+/// would be the resumed session's in TLS 1.2, and none where no callback chose a certificate by it.
+#[must_use]
+pub fn server_name(ssl: &SslRef) -> Option<&str> {
+    ssl.ex_data(*SERVER_NAME).map(String::as_str)
 }
 
 /// The server's side of one connection, for a client at that address.
@@ -171,6 +180,9 @@ fn read_hello(ssl: &mut SslRef, settings: &Settings) -> Result<(), ErrorStack> {
     let Hello { server_name, max_fragment_length, speaks_tls12 } = hello::read(ssl);
     let address = ssl.ex_data(*ADDRESS).copied();
     let cap = (settings.cap)(Client { address, server_name: server_name.as_deref() }).bytes();
+    if let Some(name) = server_name {
+        ssl.set_ex_data(*SERVER_NAME, name);
+    }
     let offer = Offer { max_fragment_length, record_size_limit: None };
     limit(ssl, Negotiated { cap, offer })?;
     if let Some(mfl) = max_fragment_length {
@@ -190,19 +202,16 @@ fn limit(ssl: &mut SslRef, negotiated: Negotiated) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-/// How large the records of a response may be that wants them to have up to `bytes`: as many as the
-/// client's own wishes allow. Where a request's profile has larger records than the handshake was
-/// given, the connection's cap is raised.
+/// Caps the records of a response, its head's as well, at `bytes` or what the client's own wishes
+/// allow of them, and returns that. A request's profile may have other records than the handshake
+/// was given.
 ///
 /// # Errors
 ///
 /// If OpenSSL refuses, which it does not for a size that a record can have.
 pub fn allow(ssl: &SslRef, bytes: usize) -> Result<usize, ErrorStack> {
-    let Some(known) = negotiated(ssl) else { return Ok(bytes) };
-    let limit = known.offer.limit(bytes);
-    if bytes > known.cap {
-        gaps::set_fragments(ssl, Fragments::within(limit))?;
-    }
+    let limit = negotiated(ssl).map_or(bytes, |known| known.offer.limit(bytes));
+    gaps::set_fragments(ssl, Fragments::within(limit))?;
     Ok(limit)
 }
 

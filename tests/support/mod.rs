@@ -6,6 +6,7 @@
 pub mod fault;
 pub mod http1;
 pub mod logs;
+pub mod pki;
 pub mod wire;
 
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use dripline::config::{Config, Sources};
 use dripline::proxy::Board;
 use dripline::server::{Server, Stop};
 use dripline::tls::identity::Identity;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// dripline in this process, on one TLS and one plain port.
@@ -24,12 +25,16 @@ pub struct Dripline {
     pub https: SocketAddr,
     /// The plain listener.
     pub http: SocketAddr,
+    /// Every listener, in the configuration's order; the two above are its first and its last.
+    pub listeners: Vec<SocketAddr>,
     /// /healthz, /readyz, /metrics.
     pub admin: SocketAddr,
     /// Metrics and running drips.
     pub board: Board,
-    /// What the TLS listener shows, PEM.
+    /// What the TLS listener shows, PEM, unless the configuration names files.
     pub cert: Vec<u8>,
+    /// To be raised for certificates to be read again.
+    pub reload: watch::Sender<u64>,
     stop: Option<oneshot::Sender<Stop>>,
     served: Option<JoinHandle<std::io::Result<usize>>>,
 }
@@ -111,6 +116,12 @@ impl Builder {
         self
     }
 
+    /// What it is configured to do.
+    pub fn config(&self) -> Config {
+        let sources = Sources { env: self.env.clone(), ..Sources::default() };
+        Config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
     /// Starts it.
     pub async fn start(mut self) -> Dripline {
         let identity = self.identity.take();
@@ -124,20 +135,21 @@ impl Builder {
         self = self
             .set("DRIPLINE_TLS_CERT_PEM", std::str::from_utf8(&cert).unwrap())
             .set("DRIPLINE_TLS_KEY_PEM", std::str::from_utf8(&key).unwrap());
-        let sources = Sources { env: self.env, ..Sources::default() };
-        let config = Config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
-        let server = Server::bind(&config).unwrap();
-        let addresses = server.addresses();
+        let server = Server::bind(&self.config()).unwrap();
+        let listeners = server.addresses();
         let (admin, board) = (server.admin_address().unwrap(), server.board());
+        let reload = server.reload();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run(async move { stopped.await.unwrap_or(Stop::Now) }));
         eventually(Duration::from_secs(5), || board.lifecycle.is_ready()).await.expect("ready");
         Dripline {
-            https: addresses[0],
-            http: addresses[1],
+            https: listeners[0],
+            http: listeners[listeners.len() - 1],
+            listeners,
             admin,
             board,
             cert,
+            reload,
             stop: Some(stop),
             served: Some(served),
         }
