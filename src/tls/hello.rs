@@ -28,10 +28,11 @@ pub fn read(ssl: &mut SslRef) -> Hello {
     let mfl = gaps::client_hello_extension(ssl, MaxFragmentLength::TYPE);
     let max_fragment_length = mfl.and_then(MaxFragmentLength::parse);
     // Without supported_versions the client is one of TLS 1.2 or older (RFC 8446 §4.2.1).
-    let speaks_tls12 = match gaps::client_hello_extension(ssl, SUPPORTED_VERSIONS) {
+    let names_tls12 = match gaps::client_hello_extension(ssl, SUPPORTED_VERSIONS) {
         Some(versions) => offers_version(versions, 0x0303),
         None => ssl.client_hello_legacy_version() == Some(SslVersion::TLS1_2),
     };
+    let speaks_tls12 = names_tls12 && ssl.client_hello_ciphers().is_some_and(has_tls12_suite);
     Hello { server_name, max_fragment_length, speaks_tls12 }
 }
 
@@ -49,6 +50,12 @@ fn offers_version(data: &[u8], version: u16) -> bool {
     let Some((length, versions)) = data.split_first() else { return false };
     usize::from(*length) == versions.len()
         && versions.chunks_exact(2).any(|v| u16::from_be_bytes([v[0], v[1]]) == version)
+}
+
+/// Whether there is a suite that this server would take in TLS 1.2: ECDHE with AES-GCM (RFC 5289) or
+/// ChaCha20 (RFC 7905), all of which begin with one of two bytes.
+fn has_tls12_suite(suites: &[u8]) -> bool {
+    suites.chunks_exact(2).any(|suite| matches!(suite[0], 0xc0 | 0xcc))
 }
 
 /// A vector with a length of two bytes before it, and what comes after (RFC 8446 §3.4).
@@ -88,11 +95,19 @@ mod tests {
         assert!(!offers_version(&[3, 3, 3, 3], 0x0304));
     }
 
+    #[test]
+    fn a_list_of_tls13_suites_is_no_tls12() {
+        assert!(has_tls12_suite(&[0x13, 0x01, 0xc0, 0x2b]));
+        assert!(has_tls12_suite(&[0xcc, 0xa9]));
+        assert!(!has_tls12_suite(&[0x13, 0x01, 0x13, 0x03, 0x00, 0xff, 0x5a, 0x5a, 0xc0]));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(data in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = server_name(&data);
             let _ = offers_version(&data, 0x0303);
+            let _ = has_tls12_suite(&data);
         }
     }
 }

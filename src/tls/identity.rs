@@ -116,7 +116,7 @@ impl Identity {
     /// one with a wildcard for the first label (RFC 6125 §6.4.3).
     #[must_use]
     pub fn is_for(&self, host: &str) -> bool {
-        self.names().iter().any(|name| match name.strip_prefix("*.") {
+        self.all_names().iter().any(|name| match name.strip_prefix("*.") {
             Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest == domain),
             None => name == host,
         })
@@ -125,12 +125,18 @@ impl Identity {
     /// Whether both certificates have a DNS name in common.
     #[must_use]
     pub fn shares_a_name_with(&self, other: &Self) -> bool {
-        let names = other.names();
-        self.names().iter().any(|name| names.contains(name))
+        let names = other.all_names();
+        self.all_names().iter().any(|name| names.contains(name))
+    }
+
+    /// Whether the leaf names that host itself, in lower case, and not by a wildcard.
+    #[must_use]
+    pub fn names(&self, host: &str) -> bool {
+        self.all_names().iter().any(|name| name == host)
     }
 
     /// The leaf's DNS names, in lower case.
-    fn names(&self) -> Vec<String> {
+    fn all_names(&self) -> Vec<String> {
         let names = self.chain[0].subject_alt_names();
         let names = names.iter().flatten().filter_map(|name| name.dnsname());
         names.map(str::to_ascii_lowercase).collect()
