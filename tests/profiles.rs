@@ -417,8 +417,14 @@ async fn each_client_gets_the_chain_that_it_can_verify() {
                 ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256",
                 ..modern
             };
+            let rather_rsa = Offer {
+                sigalgs: Some("rsa_pss_rsae_sha256:RSA+SHA256:ecdsa_secp256r1_sha256"),
+                ciphers: "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256",
+                ..modern
+            };
             for (offer, trust, wanted) in [
                 (modern, &ecdsa_pem, &ecdsa_chain),
+                (rather_rsa, &ecdsa_pem, &ecdsa_chain),
                 (takes_ecdsa, &ecdsa_pem, &ecdsa_chain),
                 (takes_rsa, &rsa_pem, &rsa_chain),
             ] {
