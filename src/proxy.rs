@@ -9,6 +9,7 @@
 mod answer;
 mod context;
 pub mod running;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,58 +19,29 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use log::{info, warn};
-use openssl::x509::X509;
 use pingora::prelude::*;
-use pingora::protocols::{ALPN, Ssl};
+use pingora::protocols::Ssl;
 use pingora::upstreams::peer::Peer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
-use crate::drip::valve::Valve;
 use crate::drip::{Pace, Progress};
 use crate::profile::{Facts, Profiles};
 use crate::route::route;
-use crate::s3::connect::ValvedConnect;
-use crate::s3::endpoint::Endpoint;
 use crate::s3::headers::{self, SignedHeaders};
 use crate::s3::resolve::Resolver;
 use crate::tls::listener;
 use answer::Answer;
 use context::Served;
 pub use context::{Board, Context};
+pub use upstream::Upstream;
 
 /// How often a request is tried at another of S3's addresses before it fails.
 const CONNECT_TRIES: u32 = 3;
 
 /// Ranges up to this many bytes are fetched over pooled connections and held in memory whole.
 const SMALL_RANGE: u64 = 64 << 10;
-
-/// The pool's group of connections with a valve, of which none is ever pooled.
-const VALVED: u64 = 1;
-
-/// Key exchange groups towards S3. ML-KEM, which OpenSSL would add, costs 6 KB a connection.
-const GROUPS: &str = "X25519:P-256:P-384";
-
-/// How the proxy talks to S3.
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// Where the bucket is.
-    pub endpoint: Endpoint,
-    /// Certificates to trust instead of the system's.
-    pub ca: Option<Arc<Box<[X509]>>>,
-    /// Whether the client's Authorization header is forwarded.
-    pub authorization: bool,
-    /// Time for the TCP and the TLS handshake, each.
-    pub connect_timeout: Duration,
-    /// Time without a byte that was waited for, before and within the response.
-    pub response_timeout: Duration,
-    /// How long an idle connection is kept for the next request.
-    pub idle_timeout: Duration,
-    /// Kernel receive buffer of a connection whose reader is paced, in bytes: S3 feels the
-    /// back-pressure after about twice as many.
-    pub recv_buffer: usize,
-}
 
 /// The device side of dripline as Pingora drives it.
 pub struct DripProxy {
@@ -85,34 +57,6 @@ impl DripProxy {
     pub fn new(upstream: Upstream, profiles: Arc<Profiles>, board: Board) -> Self {
         let resolver = Resolver::new(upstream.endpoint.host(), upstream.endpoint.port());
         Self { upstream, resolver, profiles, board }
-    }
-
-    fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {
-        let upstream = &self.upstream;
-        let host = upstream.endpoint.host().to_owned();
-        let mut peer = HttpPeer::new(address, upstream.endpoint.tls(), host);
-        let options = &mut peer.options;
-        options.connection_timeout = Some(upstream.connect_timeout);
-        options.total_connection_timeout = Some(upstream.connect_timeout);
-        options.read_timeout = Some(upstream.response_timeout);
-        options.write_timeout = Some(upstream.response_timeout);
-        options.idle_timeout = Some(upstream.idle_timeout);
-        options.alpn = ALPN::H1;
-        options.curves = Some(GROUPS.into());
-        options.ca.clone_from(&upstream.ca);
-        if let Some(valve) = valve {
-            // The connection keeps this time itself: with its valve closed it waits for nobody.
-            options.read_timeout = None;
-            options.custom_l4 = Some(Arc::new(ValvedConnect {
-                valve: Arc::clone(valve),
-                connect_timeout: upstream.connect_timeout,
-                response_timeout: upstream.response_timeout,
-                recv_buffer: upstream.recv_buffer,
-            }));
-            // A pooled connection of the other kind has no valve.
-            peer.group_key = VALVED;
-        }
-        peer
     }
 
     /// Whether S3 is to be read no faster than the client: a body that takes its time.
@@ -230,7 +174,7 @@ impl ProxyHttp for DripProxy {
             Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up()
         })?;
         ctx.valve = Self::wants_valve(session.req_header(), &ctx.served).then(Arc::default);
-        Ok(Box::new(self.peer(address, ctx.valve.as_ref())))
+        Ok(Box::new(self.upstream.peer(address, ctx.valve.as_ref())))
     }
 
     /// Replaces the client's request by one that holds only what S3 reads.
