@@ -9,6 +9,7 @@ use dripline::tls::identity::Identity;
 use openssl::ssl::SslVersion;
 use support::Dripline;
 use support::http1::{self, head};
+use support::pki::{Authority, Kind};
 use support::wire::{Client, Record};
 use tokio::io::AsyncWriteExt;
 
@@ -86,60 +87,15 @@ fn pace(records: &[Record], wait: Duration) -> f64 {
     off
 }
 
-/// An RSA identity whose chain is more than 5 KB: a leaf with many names and two issuers.
+/// An RSA identity whose chain is more than 5 KB: the leaf has many names.
 fn large_rsa_chain() -> Identity {
-    use openssl::asn1::Asn1Time;
-    use openssl::hash::MessageDigest;
-    use openssl::pkey::{PKey, Private};
-    use openssl::rsa::Rsa;
-    use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-    use openssl::x509::{X509, X509Name};
-
-    fn certificate(
-        subject: &str,
-        key: &PKey<Private>,
-        issuer: Option<(&X509, &PKey<Private>)>,
-        names: usize,
-    ) -> X509 {
-        let mut name = X509Name::builder().unwrap();
-        name.append_entry_by_text("CN", subject).unwrap();
-        let name = name.build();
-        let mut cert = X509::builder().unwrap();
-        cert.set_version(2).unwrap();
-        cert.set_subject_name(&name).unwrap();
-        cert.set_issuer_name(issuer.map_or(&name, |(cert, _)| cert.subject_name())).unwrap();
-        cert.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-        cert.set_not_after(&Asn1Time::days_from_now(30).unwrap()).unwrap();
-        cert.set_pubkey(key).unwrap();
-        if names == 0 {
-            cert.append_extension(BasicConstraints::new().critical().ca().build().unwrap())
-                .unwrap();
-        } else {
-            let mut san = SubjectAlternativeName::new();
-            san.dns("localhost");
-            for at in 1..names {
-                san.dns(&format!("device-gateway-{at}.firmware.example"));
-            }
-            let context = cert.x509v3_context(None, None);
-            let san = san.build(&context).unwrap();
-            cert.append_extension(san).unwrap();
-        }
-        cert.sign(issuer.map_or(key, |(_, key)| key), MessageDigest::sha256()).unwrap();
-        cert.build()
-    }
-
-    let key = || PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
-    let (root_key, issuer_key, leaf_key) = (key(), key(), key());
-    let root = certificate("root", &root_key, None, 0);
-    let issuer = certificate("issuer", &issuer_key, Some((&root, &root_key)), 0);
-    let leaf = certificate("localhost", &leaf_key, Some((&issuer, &issuer_key)), 100);
-    let mut pem = Vec::new();
-    for cert in [&leaf, &issuer, &root] {
-        pem.extend(cert.to_pem().unwrap());
-    }
-    let length: usize = [&leaf, &issuer, &root].iter().map(|c| c.to_der().unwrap().len()).sum();
+    let more = (1..120).map(|at| format!("device-gateway-{at}.firmware.example"));
+    let names: Vec<String> = ["localhost".to_owned()].into_iter().chain(more).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let identity = Authority::new(Kind::Rsa).issue(&names);
+    let length: usize = identity.chain().iter().map(|c| c.to_der().unwrap().len()).sum();
     assert!(length > 5000, "the chain has {length} bytes");
-    Identity::from_pem(&pem, &leaf_key.private_key_to_pem_pkcs8().unwrap()).unwrap()
+    identity
 }
 
 #[tokio::test(flavor = "multi_thread")]
