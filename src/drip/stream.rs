@@ -514,6 +514,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_valve_is_closed_while_a_record_waits_and_open_when_all_is_taken() {
+        let (mut stream, _far) = paced(1 << 20);
+        let valve = Arc::new(Valve::default());
+        let open = || {
+            let cx = Context::from_waker(std::task::Waker::noop());
+            valve.poll_open(&cx).is_ready()
+        };
+        let counter = || prometheus::IntCounter::new("name", "help").unwrap();
+        let progress = Arc::new(Progress::new(counter(), counter()));
+        let pace = Pace { chunk: 64, record: 64, wait: WAIT };
+        stream.arm(pace, Some(1000), progress, Some(Arc::clone(&valve)));
+        stream.write_all(HEAD).await.unwrap();
+        assert!(open(), "the head holds nothing back");
+        let write = tokio::spawn(async move {
+            stream.write_all(&[0; 128]).await.unwrap();
+            stream
+        });
+        tokio::time::sleep(WAIT / 2).await;
+        assert!(!open(), "the second record waits");
+        let _stream = write.await.unwrap();
+        assert!(open(), "nothing waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn pipelined_requests_are_kept_for_the_reader() {
         let (mut stream, mut far) = paced(1 << 20);
         far.write_all(b"GET /2 HTTP/1.1\r\n\r\n").await.unwrap();
