@@ -44,5 +44,6 @@ pub mod proxy;
 pub mod route;
 pub mod s3;
 pub mod server;
+pub mod spool;
 pub mod tls;
 pub mod units;

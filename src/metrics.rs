@@ -1,7 +1,10 @@
 //! Every metric, with its name, unit and meaning. Prometheus text, base units, one registry per
 //! server, so that two of them in one process do not count together.
 
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
 
 /// The counters and gauges of one server.
 #[derive(Clone)]
@@ -29,6 +32,39 @@ pub struct Metrics {
     pub body_records: IntCounter,
     /// Requests that S3 could not answer, by reason: `connect`, `timeout`, `redirect`, `response`.
     pub upstream_failures: IntCounterVec,
+    /// The spool's.
+    pub spool: SpoolMetrics,
+}
+
+/// The counters and gauges of the spool.
+#[derive(Debug, Clone)]
+pub struct SpoolMetrics {
+    /// Bytes that files hold or are promised.
+    pub bytes: IntGauge,
+    /// Objects that are there or being filled.
+    pub objects: IntGauge,
+    /// Requests, by how they were served: `hit` (the object was complete), `fill` (it was being
+    /// filled, or began to be), `head` (from a head alone), `direct`.
+    pub requests: IntCounterVec,
+    /// Requests that went to S3 directly, by reason; see `spool::Bypass`.
+    pub bypassed: IntCounterVec,
+    /// Fills ended, by how: `complete`, `changed`, `abandoned`, `unstorable`, `disk`, `upstream`.
+    pub fills: IntCounterVec,
+    /// Fills under way.
+    pub filling: IntGauge,
+    /// Fills that went on from where S3 had dropped them.
+    pub resumes: IntCounter,
+    /// Object bytes that fills read from S3.
+    pub s3_bytes: IntCounter,
+    /// Body bytes that clients were sent from the spool.
+    pub client_bytes: IntCounter,
+    /// Objects that gave way to others.
+    pub evictions: IntCounter,
+    /// Requests that S3 was asked to authorise, by its answer: `unchanged`, `changed`, `new`,
+    /// `refused`, `failed`; `trusted` were not asked.
+    pub checks: IntCounterVec,
+    /// How long S3 took to authorise, in seconds.
+    pub check_seconds: Histogram,
 }
 
 impl Metrics {
@@ -56,6 +92,53 @@ impl Metrics {
             family
         };
         let family = |name: &str, help: &str, label: &str| labelled(name, help, &[label]);
+        let check_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "dripline_spool_check_seconds",
+                "How long S3 took to authorise a request.",
+            )
+            .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+        )
+        .expect("a valid name");
+        registry.register(Box::new(check_seconds.clone())).expect("a name of its own");
+        let spool = SpoolMetrics {
+            bytes: gauge("dripline_spool_bytes", "Bytes that the spool's files hold or reserve."),
+            objects: gauge("dripline_spool_objects", "Objects in the spool."),
+            requests: family(
+                "dripline_spool_requests_total",
+                "Requests, by how they were served.",
+                "result",
+            ),
+            bypassed: family(
+                "dripline_spool_bypassed_total",
+                "Requests that went to S3 directly.",
+                "reason",
+            ),
+            fills: family("dripline_spool_fills_total", "Fills ended, by how.", "end"),
+            filling: gauge("dripline_spool_fills_running", "Fills under way."),
+            resumes: counter(
+                "dripline_spool_fill_resumes_total",
+                "Fills that went on where S3 had dropped them.",
+            ),
+            s3_bytes: counter(
+                "dripline_spool_s3_bytes_total",
+                "Object bytes that fills read from S3.",
+            ),
+            client_bytes: counter(
+                "dripline_spool_client_bytes_total",
+                "Body bytes that clients were sent from the spool.",
+            ),
+            evictions: counter(
+                "dripline_spool_evictions_total",
+                "Objects that gave way to others.",
+            ),
+            checks: family(
+                "dripline_spool_checks_total",
+                "Requests that S3 was asked to authorise, by its answer.",
+                "result",
+            ),
+            check_seconds,
+        };
         Self {
             connections: gauge("dripline_connections", "Client connections open now."),
             connections_accepted: counter(
@@ -88,6 +171,7 @@ impl Metrics {
                 "Requests that S3 could not answer.",
                 "reason",
             ),
+            spool,
             registry,
         }
     }

@@ -9,7 +9,6 @@
 mod answer;
 mod context;
 pub mod running;
-mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,20 +21,24 @@ use log::{info, warn};
 use pingora::prelude::*;
 use pingora::protocols::Ssl;
 use pingora::upstreams::peer::Peer;
+use pingora_cache::CacheKey;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
 use crate::drip::{Pace, Progress};
 use crate::profile::{Facts, Profiles};
-use crate::route::route;
-use crate::s3::headers::{self, SignedHeaders};
+use crate::route::{Route, route};
+use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
 use crate::s3::resolve::Resolver;
+use crate::s3::upstream::Upstream;
+use crate::spool::admission::{self, admit};
+use crate::spool::storage::{Hit, STORAGE};
+use crate::spool::{Ask, Spool, Verdict};
 use crate::tls::listener;
 use answer::Answer;
 use context::Served;
 pub use context::{Board, Context};
-pub use upstream::Upstream;
 
 /// How often a request is tried at another of S3's addresses before it fails.
 const CONNECT_TRIES: u32 = 3;
@@ -46,17 +49,77 @@ const SMALL_RANGE: u64 = 64 << 10;
 /// The device side of dripline as Pingora drives it.
 pub struct DripProxy {
     upstream: Upstream,
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     profiles: Arc<Profiles>,
+    spool: Option<Arc<Spool>>,
     board: Board,
 }
 
 impl DripProxy {
-    /// A proxy that serves one bucket, each kind of device at its pace.
+    /// A proxy that serves one bucket, each kind of device at its pace; from a spool, if there is one.
     #[must_use]
-    pub fn new(upstream: Upstream, profiles: Arc<Profiles>, board: Board) -> Self {
-        let resolver = Resolver::new(upstream.endpoint.host(), upstream.endpoint.port());
-        Self { upstream, resolver, profiles, board }
+    pub fn new(
+        upstream: Upstream,
+        resolver: Arc<Resolver>,
+        profiles: Arc<Profiles>,
+        spool: Option<Arc<Spool>>,
+        board: Board,
+    ) -> Self {
+        Self { upstream, resolver, profiles, spool, board }
+    }
+
+    /// Has S3 authorise a request that may touch the spool. True if it was answered with that; else
+    /// it is served from the spool, if the context has something to serve, or goes direct.
+    async fn spooled(
+        &self,
+        spool: &Arc<Spool>,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<bool> {
+        let request = session.req_header();
+        let route = route(&request.method, request.raw_path());
+        let Ok(Route { key, query }) = route else { return Ok(false) };
+        let name = match admit(&request.method, &key, query, &request.headers) {
+            Ok(name) => name,
+            Err(bypass) => {
+                spool.bypassed(&bypass);
+                return Ok(false);
+            }
+        };
+        let expires = admission::expires(query);
+        let ask = Ask { name, request, target: &ctx.target, expires };
+        match spool.authorise(&ask).await {
+            Verdict::Serve(served) => ctx.spooled = Some(served),
+            Verdict::Direct(_) => {}
+            Verdict::Failed(e) => return Err(e),
+            Verdict::Relay(head, body) => {
+                self.relay(session, ctx, *head, body).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Relays an answer of S3's that was read whole.
+    async fn relay(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        mut head: ResponseHeader,
+        body: Bytes,
+    ) -> Result<()> {
+        self.upstream_response_filter(session, &mut head, ctx).await?;
+        let mut body = Some(body);
+        self.upstream_response_body_filter(session, &mut body, true, ctx)?;
+        let body = body.unwrap_or_default();
+        let bodiless = ctx.method == "HEAD";
+        head.remove_header(&header::TRANSFER_ENCODING);
+        if !bodiless {
+            head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        }
+        self.response_filter(session, &mut head, ctx).await?;
+        session.write_response_header(Box::new(head), bodiless).await?;
+        if bodiless { Ok(()) } else { session.write_response_body(Some(body), true).await }
     }
 
     /// Whether S3 is to be read no faster than the client: a body that takes its time.
@@ -82,7 +145,7 @@ impl DripProxy {
                 listener::allow(ssl, chunk).unwrap_or_else(|_| known())
             });
             let pace = Pace::new(settings, limit, *fill);
-            stream.arm(pace, length, progress.clone(), ctx.valve.clone());
+            stream.arm(pace, length, progress.clone(), ctx.feed());
         }
         ctx.begin(head.status, length, progress, &self.board);
     }
@@ -154,11 +217,33 @@ impl ProxyHttp for DripProxy {
             }
             Ok(target) => {
                 ctx.target = target;
-                return Ok(false);
+                let Some(spool) = &self.spool else { return Ok(false) };
+                return self.spooled(spool, session, ctx).await;
             }
         };
         self.answer(session, ctx, refusal).await?;
         Ok(true)
+    }
+
+    /// Serves what was authorised from the spool; without that there is no cache.
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        if ctx.spooled.is_some() {
+            session.cache.enable(&STORAGE, None, None, None, None);
+        }
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _: &Session, ctx: &mut Context) -> Result<CacheKey> {
+        let served = ctx.spooled.as_ref();
+        let head = served.and_then(|served| served.reading.head());
+        let (Some(served), Some((head, since))) = (served, head) else {
+            return Error::e_explain(InternalError, "nothing was authorised");
+        };
+        let mut head = head.clone();
+        trim(&mut head, &ctx.served.settings.response_headers);
+        let chunk = ctx.served.settings.chunk_size.bytes();
+        let reading = Arc::clone(&served.reading);
+        Ok(Hit::new(reading, head, since, chunk, served.multipart).into_key())
     }
 
     async fn upstream_peer(
@@ -269,16 +354,7 @@ impl ProxyHttp for DripProxy {
         if response.status.is_informational() {
             return Ok(());
         }
-        let extra = &ctx.served.settings.response_headers;
-        let mut dropped = Vec::new();
-        for name in response.headers.keys() {
-            if !headers::keeps(name.as_str(), extra) {
-                dropped.push(name.clone());
-            }
-        }
-        for name in &dropped {
-            response.remove_header(name);
-        }
+        trim(response, &ctx.served.settings.response_headers);
         response.set_version(Version::HTTP_11);
         // HTTP/1.0 has no chunks: without a length, the end of the connection ends the body.
         if session.req_header().version == Version::HTTP_10 {
@@ -351,6 +427,15 @@ impl ProxyHttp for DripProxy {
     // Pingora's default holds the query, and with it the signature.
     fn request_summary(&self, _: &Session, ctx: &Context) -> String {
         format!("{} {}", ctx.method, ctx.key)
+    }
+}
+
+/// Takes out what a device does not need.
+fn trim(head: &mut ResponseHeader, extra: &[HeaderPattern]) {
+    let dropped: Vec<_> =
+        head.headers.keys().filter(|name| !headers::keeps(name.as_str(), extra)).cloned().collect();
+    for name in &dropped {
+        head.remove_header(name);
     }
 }
 

@@ -34,7 +34,11 @@ use crate::memory;
 use crate::metrics::Metrics;
 use crate::profile::{Facts, Profiles};
 use crate::proxy::running::Drips;
-use crate::proxy::{Board, DripProxy, Upstream};
+use crate::proxy::{Board, DripProxy};
+use crate::s3::client::Client;
+use crate::s3::resolve::Resolver;
+use crate::s3::upstream::Upstream;
+use crate::spool::{self, Spool};
 use crate::tls::listener;
 use crate::tls::reload::Reloading;
 
@@ -129,8 +133,13 @@ impl Server {
         let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
         let board =
             Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
-        let proxy = DripProxy::new(upstream(config)?, profiles, board.clone());
-        let proxy = Arc::new(http_proxy(&pingora_conf(), proxy));
+        let (conf, upstream) = (pingora_conf(), upstream(config)?);
+        let endpoint = &upstream.endpoint;
+        let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
+        let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
+        let spool = spool(config.spool.as_ref(), client, &board.metrics);
+        let proxy = DripProxy::new(upstream, resolver, profiles, spool, board.clone());
+        let proxy = Arc::new(http_proxy(&conf, proxy));
         let drain_timeout = config.server.drain_timeout;
         let reload = watch::Sender::new(0);
         Ok(Self { devices, admin, health, proxy, board, drain_timeout, reload })
@@ -254,6 +263,22 @@ fn upstream(config: &Config) -> Result<Upstream, StartError> {
         idle_timeout: config.upstream.idle_timeout,
         recv_buffer: usize::try_from(config.upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
     })
+}
+
+/// The spool, if there is to be one and its directory can be used. Without it downloads work all the
+/// same, so that is no reason not to start.
+fn spool(
+    settings: Option<&spool::Settings>,
+    client: Client,
+    metrics: &Metrics,
+) -> Option<Arc<Spool>> {
+    let settings = settings?;
+    let open = Spool::open(settings.clone(), client, metrics.spool.clone());
+    open.inspect_err(|e| {
+        let dir = settings.dir.display();
+        warn!("spool.dir: {dir}: {e}; every download goes to S3 directly");
+    })
+    .ok()
 }
 
 /// The certificates of a PEM file.

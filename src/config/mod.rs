@@ -33,6 +33,7 @@ pub use listen::{Listener, ListenerTls};
 use crate::drip;
 use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
+use crate::spool;
 use crate::units::ByteSize;
 use env::Environment;
 use read::Reader;
@@ -48,6 +49,8 @@ pub struct Config {
     pub drip: drip::Settings,
     /// How kinds of devices are served; the default one is `drip`.
     pub profiles: Profiles,
+    /// Where objects are kept while devices read them; None if switched off.
+    pub spool: Option<spool::Settings>,
     /// The connections to S3.
     pub upstream: Upstream,
     /// Metrics and readiness, always on loopback; None if switched off.

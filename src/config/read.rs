@@ -186,6 +186,23 @@ impl<'r> Section<'r> {
         self.ranged(key, Wait::new(default), range).duration()
     }
 
+    /// Takes `key` out as a whole number within `range`.
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let Some(field) = self.take(key) else { return default };
+        let Some(text) = field.scalar() else { return default };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.unwrap_or_else(|| {
+            let (text, least, most) = (shown(&text), range.start(), range.end());
+            field.fail(format!("`{text}` is not a number from {least} to {most}"));
+            default
+        })
+    }
+
     /// Takes `key` out as a quantity within `range`.
     fn ranged<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>) -> T
     where

@@ -20,10 +20,11 @@ use crate::drip::{self, ChunkSize};
 use crate::profile::{Profile, Profiles, TrustedHeader};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 use crate::s3::headers::HeaderPattern;
+use crate::spool;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 5] = ["spool", "uploads", "forward_proxy", "shaping", "limits"];
+const UNAVAILABLE: [&str; 4] = ["uploads", "forward_proxy", "shaping", "limits"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -33,6 +34,17 @@ const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The most worker threads; more than any machine has cores is a slip.
 const MAX_THREADS: usize = 1024;
+/// Where the spool is without any configuration.
+const DEFAULT_SPOOL: &str = "/var/cache/dripline";
+/// The most bytes of a spool or an object: an S3 object has 5 TiB at most, and 8 EiB is what a file
+/// offset can count.
+const MAX_SPOOL: u64 = 1 << 60;
+/// The most objects, each of which takes a file descriptor.
+const MAX_OBJECTS: usize = 1 << 20;
+/// The most fills at a time.
+const MAX_FILLS: usize = 1024;
+/// The longest trust; S3's longest signature lasts a week.
+const MAX_TRUST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Where metrics and readiness are served without any configuration.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
 
@@ -46,6 +58,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     warn_of_chains(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
+    let spool = spool(root.section("spool"));
     let upstream = upstream(root.section("upstream"));
     let log = log(root.section("log"));
     let server = server(root.section("server"));
@@ -55,6 +68,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         s3: s3?,
         drip,
         profiles,
+        spool,
         upstream,
         admin,
         health,
@@ -230,6 +244,32 @@ fn health(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
     };
     section.finish(&[]);
     addr
+}
+
+/// The spool's settings; none if it is switched off.
+fn spool(mut section: Section<'_>) -> Option<spool::Settings> {
+    let dir = section.take("dir").and_then(|field| {
+        let path = PathBuf::from(field.text()?);
+        if !path.is_absolute() {
+            field.fail(format!("{} is not an absolute path", path.display()));
+        }
+        Some(path)
+    });
+    let bytes = |bytes| ByteSize::new(bytes);
+    let max_bytes = section.size("max_bytes", bytes(1 << 30), bytes(0)..=bytes(MAX_SPOOL));
+    let max_object = section.size("max_object", bytes(512 << 20), bytes(1)..=bytes(MAX_SPOOL));
+    let max_objects = section.number("max_objects", 4096, 1..=MAX_OBJECTS);
+    let max_fills = section.number("max_fills", 16, 1..=MAX_FILLS);
+    let trust = section.time("trust", Duration::ZERO, Duration::ZERO..=MAX_TRUST);
+    section.finish(&[]);
+    (max_bytes.bytes() > 0).then(|| spool::Settings {
+        dir: dir.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL)),
+        max_bytes: max_bytes.bytes(),
+        max_object: max_object.bytes(),
+        max_objects,
+        max_fills,
+        trust,
+    })
 }
 
 fn upstream(mut section: Section<'_>) -> Upstream {

@@ -165,17 +165,17 @@ fn all_errors_come_together_each_with_its_path_and_source() {
             "s3.bukket: unknown key; did you mean s3.bucket?",
             "drip.chunk_size: 0 bytes is not a possible record size; write 64 to 16384",
             "drip.wait: `500` has no unit; write 500ms or 500s",
+            "spool.max_bytes: `20M` does not say which unit; write 20MiB or 20MB",
             "upstream.idle_timeout: `0s` is out of range; write 1ms to 1day (from DRIPLINE__UPSTREAM__IDLE_TIMEOUT)",
             "log.fromat: unknown key; did you mean log.format? (from DRIPLINE__LOG__FROMAT)",
             "lisen: unknown key; did you mean listen?",
-            "spool: not available in this version of dripline; remove it",
         ]
     );
 }
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    for key in ["spool", "uploads", "forward_proxy", "shaping", "limits"] {
+    for key in ["uploads", "forward_proxy", "shaping", "limits"] {
         let expected = format!("{key}: not available in this version of dripline; remove it");
         assert_eq!(errors(&format!("{key}: {{a: 1}}")), [expected]);
     }
@@ -192,11 +192,41 @@ fn keys_of_later_versions_are_refused_as_such() {
         );
     }
     assert_eq!(
-        variable_errors("DRIPLINE__SPOOL__MAX_BYTES", "1GiB"),
+        variable_errors("DRIPLINE__UPLOADS__ENABLED", "true"),
         [
-            "spool: not available in this version of dripline; remove it (from DRIPLINE__SPOOL__MAX_BYTES)"
+            "uploads: not available in this version of dripline; remove it (from DRIPLINE__UPLOADS__ENABLED)"
         ]
     );
+}
+
+#[test]
+fn the_spool_is_on_unless_it_has_no_bytes() {
+    let spool = |yaml: &str| classic().yaml(yaml).load().spool;
+    let default = spool("").unwrap();
+    assert_eq!(default.dir, std::path::Path::new("/var/cache/dripline"));
+    assert_eq!((default.max_bytes, default.max_object), (1 << 30, 512 << 20));
+    assert_eq!((default.max_objects, default.max_fills), (4096, 16));
+    assert_eq!(default.trust, Duration::ZERO);
+    assert_eq!(spool("spool: {max_bytes: 0}"), None);
+    let set = spool(
+        "spool: {dir: /a, max_bytes: 2GiB, max_object: 1MiB, max_objects: 7, max_fills: 3, trust: 5m}",
+    );
+    let set = set.unwrap();
+    assert_eq!(set.dir, std::path::Path::new("/a"));
+    assert_eq!((set.max_bytes, set.max_object), (2 << 30, 1 << 20));
+    assert_eq!((set.max_objects, set.max_fills), (7, 3));
+    assert_eq!(set.trust, Duration::from_secs(300));
+    for (yaml, expected) in [
+        ("spool: {dir: cache}", "spool.dir: cache is not an absolute path"),
+        ("spool: {max_fills: 0}", "spool.max_fills: `0` is not a number from 1 to 1024"),
+        (
+            "spool: {max_objects: many}",
+            "spool.max_objects: `many` is not a number from 1 to 1048576",
+        ),
+        ("spool: {trust: 8d}", "spool.trust: `8d` is out of range; write 0s to 7days"),
+    ] {
+        assert_eq!(errors(yaml), [expected]);
+    }
 }
 
 #[test]

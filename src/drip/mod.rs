@@ -1,5 +1,6 @@
 //! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes,
-//! [`valve`] keeps more from coming than the stream can hold.
+//! [`valve`] keeps more from coming than the stream can hold, [`source`] keeps bodies out of memory
+//! until they are due.
 //!
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
@@ -9,6 +10,7 @@
 
 mod progress;
 pub mod schedule;
+pub mod source;
 pub mod stream;
 pub mod valve;
 

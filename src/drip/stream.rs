@@ -10,11 +10,16 @@
 //! - one `poll_write` of a full record to the TLS stream below is one TLS record;
 //! - the response head goes out at once, as it is written, and never shares a record with the body;
 //! - a body record of a response with a Content-Length is [`Pace::record`] bytes, but for the last;
-//! - while it waits, the stream reads ahead (a little), so a vanished client ends the write at once.
+//! - while it waits, the stream reads ahead (a little), so a vanished client ends the write at once;
+//! - of a [promised](super::source) body it holds nothing while it waits, and a promise is never
+//!   sent as it is: without a source it is an error.
 //!
 //! This file must not know what is in the body, or of S3.
 
+mod ahead;
 mod delegate;
+mod gathered;
+mod head;
 
 use std::fmt;
 use std::io;
@@ -29,13 +34,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::schedule::{Next, Schedule};
+use super::source::{Source, is_promise};
 use super::valve::Valve;
 use super::{Pace, Progress};
-
-/// How many bytes of the client's next requests are read while a record waits. Enough for a few
-/// pipelined requests of a device; a client that sends more is left to the kernel's buffer, and
-/// its disappearance is noticed at the next write.
-const READ_AHEAD: usize = 2048;
+use ahead::Ahead;
+use gathered::{Gathered, Supply};
+use head::head_length;
 
 /// A client's connection whose response bodies are paced once it is armed.
 pub struct PacedStream {
@@ -45,16 +49,16 @@ pub struct PacedStream {
     /// Behind a lock only because Pingora lends the stream out by shared reference; the connection's
     /// one task is the only user.
     control: Mutex<Control>,
+    /// None while no response is armed.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The bytes of a record that is not complete yet.
-    partial: Vec<u8>,
-    /// How many bytes of the caller's present buffer are in `partial` already.
+    /// A record that is not complete yet, or that a source owes.
+    gathered: Gathered,
+    /// How many bytes of the caller's present buffer are in `gathered` already.
     taken: usize,
     /// How many bytes of the record in flight the socket has accepted (a TLS stream takes all or
     /// nothing).
     accepted: usize,
-    ahead: Vec<u8>,
-    ahead_end: bool,
+    ahead: Ahead,
     listener: Option<SocketAddr>,
 }
 
@@ -65,8 +69,22 @@ struct Control {
     phase: Phase,
     /// Of the armed response.
     progress: Option<Arc<Progress>>,
-    /// Closed while body bytes wait here.
+    /// Of the armed response: closed while body bytes wait here.
     valve: Option<Arc<Valve>>,
+    /// Of the armed response: where promised bytes are.
+    supply: Option<Supply>,
+}
+
+/// Where the body of a response comes from.
+#[derive(Debug, Clone)]
+pub enum Feed {
+    /// From the caller, whenever it has some.
+    Free,
+    /// From the caller, which reads no further while the valve is closed: while body bytes wait.
+    Valve(Arc<Valve>),
+    /// From the caller, which may hand out [promises](super::source::promise) of this source's
+    /// bytes, in their order, in place of them.
+    Source(Arc<dyn Source>),
 }
 
 /// Which part of a response the next written byte belongs to.
@@ -93,13 +111,13 @@ impl PacedStream {
                 phase: Phase::Idle,
                 progress: None,
                 valve: None,
+                supply: None,
             }),
             timer: None,
-            partial: Vec::new(),
+            gathered: Gathered::default(),
             taken: 0,
             accepted: 0,
-            ahead: Vec::new(),
-            ahead_end: false,
+            ahead: Ahead::default(),
             listener: None,
         }
     }
@@ -118,20 +136,18 @@ impl PacedStream {
     }
 
     /// Announces a response: the head is written next, then a body of `length` bytes (`None` if it
-    /// is delimited otherwise) at that pace. `valve` is closed while bytes of that body wait here.
-    pub fn arm(
-        &self,
-        pace: Pace,
-        length: Option<u64>,
-        progress: Arc<Progress>,
-        valve: Option<Arc<Valve>>,
-    ) {
+    /// is delimited otherwise) at that pace, from that feed.
+    pub fn arm(&self, pace: Pace, length: Option<u64>, progress: Arc<Progress>, feed: Feed) {
         let mut control = self.lock();
         control.schedule.begin(pace.chunk, pace.wait);
         control.record = pace.record;
         control.phase = Phase::Head { matched: 0, left: length };
         control.progress = Some(progress);
-        control.valve = valve;
+        (control.valve, control.supply) = match feed {
+            Feed::Free => (None, None),
+            Feed::Valve(valve) => (Some(valve), None),
+            Feed::Source(source) => (None, Some(Supply::new(source))),
+        };
     }
 
     fn lock(&self) -> MutexGuard<'_, Control> {
@@ -166,7 +182,7 @@ impl PacedStream {
     }
 
     /// Takes bytes of the body: writes a whole record when its time has come, or keeps the bytes
-    /// until they make one.
+    /// (of a promise: their number) until they make one.
     fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,50 +191,39 @@ impl PacedStream {
     ) -> Poll<io::Result<usize>> {
         let chunk = self.control().schedule.chunk();
         let record = left.map_or(chunk, |left| chunk.min(usize::try_from(left).unwrap_or(chunk)));
-        if self.partial.is_empty() && buf.len() >= record {
+        let promised = is_promise(buf);
+        if !promised && self.gathered.is_empty() && buf.len() >= record {
             ready!(self.poll_record(cx, Some(&buf[..record])))?;
             return Poll::Ready(Ok(record));
         }
         if self.taken == 0 {
-            self.taken = buf.len().min(record - self.partial.len());
-            self.partial.reserve_exact(record - self.partial.len());
-            self.partial.extend_from_slice(&buf[..self.taken]);
+            let taken = buf.len().min(record - self.gathered.len());
+            if promised {
+                self.supplied()?;
+                self.gathered.promise(taken);
+            } else {
+                ready!(self.poll_settle(cx))?;
+                self.gathered.add(&buf[..taken], record);
+            }
+            self.taken = taken;
         }
-        if self.partial.len() == record {
+        if self.gathered.len() == record {
             ready!(self.poll_record(cx, None))?;
         }
         Poll::Ready(Ok(std::mem::take(&mut self.taken)))
     }
 
-    /// Waits for the record's time and writes it: `record`, or what is in `partial`.
+    /// Waits for the record's time and writes it: `record`, or what is gathered.
     fn poll_record(&mut self, cx: &mut Context<'_>, record: Option<&[u8]>) -> Poll<io::Result<()>> {
         if self.accepted == 0 {
             ready!(self.poll_due(cx))?;
         }
-        let length = record.map_or(self.partial.len(), <[u8]>::len);
-        let limit = self.control().record;
-        while self.accepted < length {
-            let end = length.min((self.accepted / limit + 1).saturating_mul(limit));
-            let rest = match record {
-                Some(record) => &record[self.accepted..end],
-                None => &self.partial[self.accepted..end],
-            };
-            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, rest));
-            match written {
-                Ok(0) => return self.gone(io::ErrorKind::WriteZero.into()),
-                Ok(n) => self.accepted += n,
-                Err(e) => return self.gone(e),
-            }
-            if self.accepted == end
-                && let Some(progress) = &self.control().progress
-            {
-                progress.record(end - (end - 1) / limit * limit);
-            }
+        let length = record.map_or(self.gathered.len(), <[u8]>::len);
+        match record {
+            Some(record) => ready!(self.poll_pieces(cx, record))?,
+            None => ready!(self.poll_gathered(cx))?,
         }
         self.accepted = 0;
-        if record.is_none() {
-            self.partial.clear();
-        }
         let now = self.epoch.elapsed();
         let control = self.control();
         control.schedule.sent(now);
@@ -229,6 +234,68 @@ impl PacedStream {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes the record that is gathered, after reading what a source owes of it. Should the socket
+    /// be full, what was read at once is read again the next time.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathered.owes() {
+            let (gathered, supply) = self.supplied()?;
+            if let Some(record) = gathered.read_now(supply)? {
+                let written = self.poll_pieces(cx, &record);
+                gathered::release(record);
+                ready!(written)?;
+                let (gathered, supply) = self.supplied()?;
+                gathered.written(supply);
+                return Poll::Ready(Ok(()));
+            }
+        }
+        ready!(self.poll_settle(cx))?;
+        let bytes = self.gathered.take_bytes();
+        let written = self.poll_pieces(cx, &bytes);
+        if written.is_pending() {
+            self.gathered.put_back(bytes);
+        }
+        written
+    }
+
+    /// Makes ordinary bytes of those that are owed.
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.gathered.owes() {
+            return Poll::Ready(Ok(()));
+        }
+        let (gathered, supply) = self.supplied()?;
+        gathered.poll_settle(cx, supply)
+    }
+
+    /// Writes what the socket has not accepted yet of the bytes that leave at this grid point, in
+    /// records of the client's size.
+    fn poll_pieces(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<()>> {
+        let limit = self.control().record;
+        while self.accepted < bytes.len() {
+            let end = bytes.len().min((self.accepted / limit + 1).saturating_mul(limit));
+            let rest = &bytes[self.accepted..end];
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, rest)) {
+                Ok(0) => return self.gone(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.accepted += n,
+                Err(e) => return self.gone(e),
+            }
+            if self.accepted == end
+                && let Some(progress) = &self.control().progress
+            {
+                progress.record(end - (end - 1) / limit * limit);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What is gathered, and the source that owes it.
+    fn supplied(&mut self) -> io::Result<(&mut Gathered, &mut Supply)> {
+        let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match &mut control.supply {
+            Some(supply) => Ok((&mut self.gathered, supply)),
+            None => Err(unsupplied()),
+        }
     }
 
     /// Ready when the next record may leave; an error as soon as the client is gone.
@@ -245,28 +312,21 @@ impl PacedStream {
         if timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        match self.poll_read_ahead(cx) {
+        match self.ahead.poll_read(&mut self.inner, cx) {
             Some(e) => self.gone(e),
             None => Poll::Pending,
         }
     }
 
-    /// Reads what the client has sent meanwhile, up to [`READ_AHEAD`] bytes. Returns why the client
-    /// is gone, if it is.
-    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
-        while !self.ahead_end && self.ahead.len() < READ_AHEAD {
-            let mut space = [0; 512];
-            let room = space.len().min(READ_AHEAD - self.ahead.len());
-            let mut buf = ReadBuf::new(&mut space[..room]);
-            match Pin::new(&mut self.inner).poll_read(cx, &mut buf) {
-                Poll::Pending => return None,
-                Poll::Ready(Err(e)) => return Some(e),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => self.ahead_end = true,
-                Poll::Ready(Ok(())) => self.ahead.extend_from_slice(buf.filled()),
-            }
+    /// Lets go of what the armed response needed, once it is complete.
+    fn release(&mut self) {
+        self.timer = None;
+        let control = self.control();
+        control.progress = None;
+        control.supply = None;
+        if let Some(valve) = control.valve.take() {
+            valve.open();
         }
-        self.ahead_end
-            .then(|| io::Error::new(io::ErrorKind::BrokenPipe, "the client closed the connection"))
     }
 
     fn set_valve(&mut self, open: bool) {
@@ -285,21 +345,8 @@ impl PacedStream {
     }
 }
 
-/// How many bytes of `buf` belong to a head of whose CRLF CRLF `matched` bytes came before, and how
-/// many are matched after those.
-fn head_length(buf: &[u8], mut matched: u8) -> (usize, u8) {
-    const END: &[u8; 4] = b"\r\n\r\n";
-    for (at, byte) in buf.iter().enumerate() {
-        matched = match *byte {
-            b if b == END[usize::from(matched)] => matched + 1,
-            b'\r' => 1,
-            _ => 0,
-        };
-        if matched == 4 {
-            return (at + 1, 4);
-        }
-    }
-    (buf.len(), matched)
+fn unsupplied() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a promised body met no source")
 }
 
 impl AsyncWrite for PacedStream {
@@ -312,24 +359,31 @@ impl AsyncWrite for PacedStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        match this.control().phase {
-            Phase::Idle => Pin::new(&mut this.inner).poll_write(cx, buf),
-            Phase::Head { matched, left } => this.poll_head(cx, buf, matched, left),
+        let written = match this.control().phase {
+            Phase::Idle | Phase::Head { .. } if is_promise(buf) => {
+                return Poll::Ready(Err(unsupplied()));
+            }
+            Phase::Idle => return Pin::new(&mut this.inner).poll_write(cx, buf),
+            Phase::Head { matched, left } => ready!(this.poll_head(cx, buf, matched, left))?,
             Phase::Body { left } => {
                 this.set_valve(false);
                 let taken = ready!(this.poll_body(cx, buf, left))?;
                 // With its last byte gone the caller comes for more.
                 this.set_valve(taken == buf.len());
-                Poll::Ready(Ok(taken))
+                taken
             }
+        };
+        if matches!(this.control().phase, Phase::Idle) {
+            this.release();
         }
+        Poll::Ready(Ok(written))
     }
 
     /// A body of known length is complete without a flush, so a piece of a record is held until the
     /// rest of it comes. Otherwise a flush is the only sign that nothing more may come for a while.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if matches!(this.control().phase, Phase::Body { left: None }) && !this.partial.is_empty() {
+        if matches!(this.control().phase, Phase::Body { left: None }) && !this.gathered.is_empty() {
             ready!(this.poll_record(cx, None))?;
         }
         Pin::new(&mut this.inner).poll_flush(cx)
@@ -347,13 +401,7 @@ impl AsyncRead for PacedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.ahead.is_empty() {
-            let n = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead[..n]);
-            this.ahead.drain(..n);
-            return Poll::Ready(Ok(()));
-        }
-        if this.ahead_end {
+        if this.ahead.take(buf) {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -381,187 +429,4 @@ impl fmt::Debug for PacedStream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n";
-    const WAIT: Duration = Duration::from_millis(500);
-
-    fn paced(capacity: usize) -> (PacedStream, DuplexStream) {
-        let (near, far) = duplex(capacity);
-        (PacedStream::new(Box::new(near)), far)
-    }
-
-    /// Arms with a record size in bytes, and returns what counts the records.
-    fn arm(
-        stream: &PacedStream,
-        chunk: usize,
-        wait: Duration,
-        length: Option<u64>,
-    ) -> Arc<Progress> {
-        let counter = || prometheus::IntCounter::new("name", "help").unwrap();
-        let progress = Arc::new(Progress::new(counter(), counter()));
-        let pace = Pace { chunk, record: chunk, wait };
-        stream.arm(pace, length, Arc::clone(&progress), None);
-        progress
-    }
-
-    /// Reads what arrives until `total` bytes have, with the time of each arrival.
-    async fn arrivals(far: &mut DuplexStream, total: usize) -> Vec<(Duration, usize)> {
-        let start = Instant::now();
-        let (mut seen, mut got) = (Vec::new(), 0);
-        while got < total {
-            let mut buf = vec![0; 65_536];
-            let n = far.read(&mut buf).await.unwrap();
-            assert!(n > 0, "closed after {got} of {total}");
-            got += n;
-            seen.push((start.elapsed(), n));
-        }
-        seen
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pieces_of_any_size_leave_as_whole_records_on_the_grid() {
-        let (mut stream, mut far) = paced(1 << 20);
-        let body: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
-        let reader = tokio::spawn(async move {
-            let seen = arrivals(&mut far, HEAD.len() + 10_000).await;
-            (seen, far)
-        });
-        let progress = arm(&stream, 4096, WAIT, Some(10_000));
-        let mut all = HEAD.to_vec();
-        all.extend_from_slice(&body[..3]); // the first body bytes may come in the head's buffer
-        stream.write_all(&all).await.unwrap();
-        let mut rest = &body[3..];
-        for size in [1, 17, 5000, 100, 4000, 10_000] {
-            let n = size.min(rest.len());
-            stream.write_all(&rest[..n]).await.unwrap();
-            rest = &rest[n..];
-        }
-        let (seen, _far) = reader.await.unwrap();
-        let sizes: Vec<_> = seen.iter().map(|s| s.1).collect();
-        assert_eq!(sizes, [HEAD.len() + 4096, 4096, 1808]);
-        // tokio's timer rounds up to the millisecond
-        let times: Vec<_> = seen.iter().map(|s| s.0.as_millis()).collect();
-        assert!(times[0] <= 1, "{times:?}");
-        assert!((500..=502).contains(&times[1]) && (1000..=1002).contains(&times[2]), "{times:?}");
-        let sent = (progress.bytes(), progress.records(), progress.last_record());
-        assert_eq!(sent, (10_000, 3, 1808));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bytes_arrive_in_order_through_a_tight_pipe() {
-        let (mut stream, mut far) = paced(100);
-        let body: Vec<u8> = (0..20_000u32).map(|i| (i % 253) as u8).collect();
-        let expected = body.clone();
-        let reader = tokio::spawn(async move {
-            let mut got = vec![0; HEAD.len() + 20_000];
-            far.read_exact(&mut got).await.unwrap();
-            got
-        });
-        let progress = arm(&stream, 999, Duration::ZERO, Some(20_000));
-        stream.write_all(HEAD).await.unwrap();
-        for piece in body.chunks(1234) {
-            stream.write_all(piece).await.unwrap();
-        }
-        stream.flush().await.unwrap();
-        assert_eq!(reader.await.unwrap()[HEAD.len()..], expected);
-        assert_eq!(progress.records(), 21);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_second_response_waits_for_the_grid_of_the_first() {
-        let (mut stream, mut far) = paced(1 << 20);
-        let reader = tokio::spawn(async move { arrivals(&mut far, 2 * (HEAD.len() + 10)).await });
-        for _ in 0..2 {
-            arm(&stream, 4096, WAIT, Some(10));
-            stream.write_all(HEAD).await.unwrap();
-            stream.write_all(&[7; 10]).await.unwrap();
-        }
-        let seen = reader.await.unwrap();
-        let last = seen.last().unwrap();
-        assert_eq!(last.1, 10);
-        assert!((500..=502).contains(&last.0.as_millis()), "{seen:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_length_a_flush_ends_a_record() {
-        let (mut stream, mut far) = paced(1 << 20);
-        let progress = arm(&stream, 64, WAIT, None);
-        stream.write_all(HEAD).await.unwrap();
-        stream.write_all(&[1; 100]).await.unwrap();
-        stream.flush().await.unwrap();
-        assert_eq!(progress.records(), 2);
-        let seen = arrivals(&mut far, HEAD.len() + 100).await;
-        assert_eq!(seen.iter().map(|s| s.1).sum::<usize>(), HEAD.len() + 100);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_is_noticed_while_a_record_waits() {
-        let (mut stream, far) = paced(1 << 20);
-        let progress = arm(&stream, 64, Duration::from_secs(3600), Some(1000));
-        stream.write_all(HEAD).await.unwrap();
-        stream.write_all(&[0; 64]).await.unwrap();
-        let start = Instant::now();
-        let write =
-            tokio::spawn(async move { stream.write_all(&[0; 64]).await.unwrap_err().kind() });
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        drop(far);
-        assert_eq!(write.await.unwrap(), io::ErrorKind::BrokenPipe);
-        assert!(progress.client_gone() && progress.records() == 1);
-        assert!(start.elapsed() < Duration::from_secs(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_valve_is_closed_while_a_record_waits_and_open_when_all_is_taken() {
-        let (mut stream, _far) = paced(1 << 20);
-        let valve = Arc::new(Valve::default());
-        let open = || {
-            let cx = Context::from_waker(std::task::Waker::noop());
-            valve.poll_open(&cx).is_ready()
-        };
-        let counter = || prometheus::IntCounter::new("name", "help").unwrap();
-        let progress = Arc::new(Progress::new(counter(), counter()));
-        let pace = Pace { chunk: 64, record: 64, wait: WAIT };
-        stream.arm(pace, Some(1000), progress, Some(Arc::clone(&valve)));
-        stream.write_all(HEAD).await.unwrap();
-        assert!(open(), "the head holds nothing back");
-        let write = tokio::spawn(async move {
-            stream.write_all(&[0; 128]).await.unwrap();
-            stream
-        });
-        tokio::time::sleep(WAIT / 2).await;
-        assert!(!open(), "the second record waits");
-        let _stream = write.await.unwrap();
-        assert!(open(), "nothing waits any more");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pipelined_requests_are_kept_for_the_reader() {
-        let (mut stream, mut far) = paced(1 << 20);
-        far.write_all(b"GET /2 HTTP/1.1\r\n\r\n").await.unwrap();
-        arm(&stream, 64, WAIT, Some(128));
-        stream.write_all(HEAD).await.unwrap();
-        stream.write_all(&[0; 128]).await.unwrap();
-        let mut next = [0; 19];
-        stream.read_exact(&mut next).await.unwrap();
-        assert_eq!(&next, b"GET /2 HTTP/1.1\r\n\r\n");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_not_armed_passes() {
-        let (mut stream, mut far) = paced(1 << 20);
-        stream.write_all(&[9; 50_000]).await.unwrap();
-        assert_eq!(arrivals(&mut far, 50_000).await.len(), 1);
-    }
-
-    #[test]
-    fn the_end_of_a_head_is_found_across_writes() {
-        assert_eq!(head_length(b"a\r\n\r\nbody", 0), (5, 4));
-        assert_eq!(head_length(b"a\r\n", 0), (3, 2));
-        assert_eq!(head_length(b"\r\nbody", 2), (2, 4));
-        assert_eq!(head_length(b"\r\r\n\r\n", 0), (5, 4));
-        assert_eq!(head_length(b"x: y\r\nz", 0), (7, 0));
-    }
-}
+mod tests;

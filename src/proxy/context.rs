@@ -9,10 +9,12 @@ use log::info;
 use pingora::prelude::*;
 
 use super::running::{Drips, Entry, Running};
+use crate::drip::stream::Feed;
 use crate::drip::valve::Valve;
 use crate::drip::{self, ChunkSize, Progress};
 use crate::lifecycle::{Active, Lifecycle};
 use crate::metrics::Metrics;
+use crate::spool;
 use crate::tls::record::Offer;
 
 /// The log target of the access log.
@@ -67,6 +69,8 @@ pub struct Context {
     pub reason: Option<String>,
     /// Between S3 and the client, if S3 is to be read no faster than the client.
     pub valve: Option<Arc<Valve>>,
+    /// What S3 has authorised and the spool serves.
+    pub spooled: Option<spool::Served>,
     /// Addresses of S3 that could not be reached.
     pub tries: u32,
     /// The start of a 403's body, until the error code was found.
@@ -77,6 +81,15 @@ pub struct Context {
 }
 
 impl Context {
+    /// Where the client's stream gets the body from.
+    pub fn feed(&self) -> Feed {
+        match (&self.spooled, &self.valve) {
+            (Some(served), _) => Feed::Source(Arc::clone(&served.reading) as _),
+            (None, Some(valve)) => Feed::Valve(Arc::clone(valve)),
+            (None, None) => Feed::Free,
+        }
+    }
+
     /// Notes that a response begins, and logs it.
     pub fn begin(
         &mut self,
@@ -94,7 +107,11 @@ impl Context {
             began: Instant::now(),
             progress,
         };
-        let source = if self.target.is_empty() { "none" } else { "direct" };
+        let source = match &self.spooled {
+            Some(_) => "spool",
+            None if self.target.is_empty() => "none",
+            None => "direct",
+        };
         info!(
             target: ACCESS,
             client = running.client.as_str(), method = running.method.as_str(),
@@ -193,6 +210,9 @@ impl Drop for Drip {
         let Running { client, method, key, status, began, progress, .. } = &*self.entry;
         self.metrics.drips.dec();
         self.metrics.drips_ended.with_label_values(&[self.end]).inc();
+        if self.source == "spool" {
+            self.metrics.spool.client_bytes.inc_by(progress.bytes());
+        }
         info!(
             target: ACCESS,
             client = client.as_str(), method = method.as_str(), key = key.as_str(),

@@ -82,6 +82,12 @@ fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.contains(&name) || name.starts_with("proxy-")
 }
 
+/// Whether a header, in lower case, belongs to an object that is encrypted with a key of the
+/// customer's own (SSE-C), on either side.
+pub fn is_customer_key(name: &str) -> bool {
+    name.starts_with("x-amz-server-side-encryption-customer-")
+}
+
 /// The headers that a request's own signature says it covers.
 ///
 /// Nothing is verified: a name that is listed without a valid signature only earns S3's refusal.
@@ -149,10 +155,16 @@ pub(super) fn is_version_2(query: &[u8]) -> bool {
 
 /// The parameters of a raw query string, names and values percent-decoded.
 pub(super) fn parameters(query: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+    raw_parameters(query).map(|(name, value)| {
+        (percent_decode(name).into(), percent_decode(value.unwrap_or_default()).into())
+    })
+}
+
+/// The parameters of a raw query string as they stand in it; a value is `None` where there is no `=`.
+pub(crate) fn raw_parameters(query: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     query.split(|b| *b == b'&').map(|pair| {
         let end = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-        let value = pair.get(end + 1..).unwrap_or_default();
-        (percent_decode(&pair[..end]).into(), percent_decode(value).into())
+        (&pair[..end], pair.get(end + 1..))
     })
 }
 

@@ -1,14 +1,17 @@
 //! What dripline knows of S3: where it is ([`endpoint`]), which of its addresses to use ([`resolve`]),
-//! how to read from it no faster than a drip needs ([`connect`]), which headers belong to it
-//! ([`headers`]), and how to read a presigned URL ([`presigned`]).
+//! how to connect ([`upstream`]), how to ask it something of dripline's own ([`client`]), how to read
+//! from it no faster than a drip needs ([`connect`]), which headers belong to it ([`headers`]), and
+//! how to read a presigned URL ([`presigned`]).
 //!
-//! No signature is ever made or checked here: that is S3's part. All but [`resolve`] and [`connect`] is about names
-//! and bytes alone, without I/O, state or a clock.
+//! No signature is ever made or checked here: that is S3's part. [`amazon`], [`endpoint`], [`headers`],
+//! [`presigned`] and [`settings`] are about names and bytes alone, without I/O, state or a clock.
 
 mod amazon;
+pub mod client;
 pub mod connect;
 pub mod endpoint;
 pub mod headers;
 pub mod presigned;
 pub mod resolve;
 pub mod settings;
+pub mod upstream;

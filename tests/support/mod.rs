@@ -54,6 +54,7 @@ impl Dripline {
             .set("DRIPLINE__ADMIN__ADDR", "127.0.0.1:0")
             .set("DRIPLINE__S3__ENDPOINT", endpoint)
             .set("DRIPLINE__S3__BUCKET", bucket)
+            .set("DRIPLINE__SPOOL__MAX_BYTES", "0")
             .wait("0")
     }
 
@@ -98,6 +99,12 @@ impl Builder {
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// With a spool of 1 GiB in that directory; without, everything goes direct.
+    pub fn spool(self, dir: &std::path::Path) -> Self {
+        self.set("DRIPLINE__SPOOL__MAX_BYTES", "1GiB")
+            .set("DRIPLINE__SPOOL__DIR", dir.to_str().unwrap())
     }
 
     /// The record size in bytes.

@@ -1,4 +1,4 @@
-//! How the proxy talks to S3: what an operator sets, and the Pingora peer that comes of it.
+//! How dripline talks to S3: what an operator sets, and the Pingora peer that comes of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use openssl::x509::X509;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::ALPN;
 
+use super::connect::ValvedConnect;
+use super::endpoint::Endpoint;
 use crate::drip::valve::Valve;
-use crate::s3::connect::ValvedConnect;
-use crate::s3::endpoint::Endpoint;
 
 /// The pool's group of connections with a valve, of which none is ever pooled.
 const VALVED: u64 = 1;
@@ -18,7 +18,7 @@ const VALVED: u64 = 1;
 /// Key exchange groups towards S3. ML-KEM, which OpenSSL would add, costs 6 KB a connection.
 const GROUPS: &str = "X25519:P-256:P-384";
 
-/// How the proxy talks to S3.
+/// How dripline talks to S3.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// Where the bucket is.
@@ -40,7 +40,8 @@ pub struct Upstream {
 
 impl Upstream {
     /// The peer for a request to S3 at `address`, read through `valve` if there is one.
-    pub(super) fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {
+    #[must_use]
+    pub fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {
         let host = self.endpoint.host().to_owned();
         let mut peer = HttpPeer::new(address, self.endpoint.tls(), host);
         let options = &mut peer.options;

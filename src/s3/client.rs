@@ -1,0 +1,175 @@
+//! A small client for GETs of dripline's own: conditional ones, ranges and whole objects, over
+//! Pingora's connectors and their pool.
+//!
+//! Invariant: a request target goes out byte for byte, so whatever its query was signed for holds;
+//! the caller adds no header that would need a signature. This file must not know what the answer
+//! is for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::v1::Connector;
+use pingora_core::prelude::HttpPeer;
+use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::resolve::Resolver;
+use super::upstream::Upstream;
+
+/// How often a request is tried: at other addresses, and anew if a pooled connection turned out to
+/// be closed.
+const TRIES: u32 = 4;
+
+/// Interim responses (RFC 9110 §15.2) that are skipped before an answer.
+const MAX_INTERIM: u32 = 8;
+
+/// Sends GETs to one bucket.
+pub struct Client {
+    upstream: Upstream,
+    resolver: Arc<Resolver>,
+    connector: Connector,
+}
+
+impl Client {
+    /// A client with a pool of its own. `conf` says where the system's certificates are.
+    #[must_use]
+    pub fn new(upstream: Upstream, resolver: Arc<Resolver>, conf: &ServerConf) -> Self {
+        let connector = Connector::new(Some(ConnectorOptions::from_server_conf(conf)));
+        Self { upstream, resolver, connector }
+    }
+
+    /// Where requests go.
+    #[must_use]
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Sends a GET for `target` (path and query) and reads the answer's head.
+    ///
+    /// # Errors
+    ///
+    /// If no connection can be made or no sound answer comes in time. The error's source is the
+    /// upstream.
+    pub async fn get(
+        &self,
+        target: &[u8],
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Answer> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let address = self.resolver.address().await.map_err(|e| {
+                let context = format!("cannot resolve {}", self.upstream.endpoint.host());
+                Error::because(ErrorType::ConnectError, context, e).into_up()
+            })?;
+            let peer = self.upstream.peer(address, None);
+            let (session, reused) = match self.connector.get_http_session(&peer).await {
+                Ok(connected) => connected,
+                Err(e) => {
+                    self.resolver.failed(address);
+                    last = Some(e.into_up());
+                    continue;
+                }
+            };
+            let mut answer = Answer { session, peer };
+            match answer.ask(self.request(target, headers)?).await {
+                Ok(()) => return Ok(answer),
+                // S3 may close an idle connection at any time; nothing was answered, so ask again.
+                Err(e) if reused => last = Some(e.into_up()),
+                Err(e) => return Err(e.into_up()),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::new_up(ErrorType::ConnectError)))
+    }
+
+    /// Keeps the connection for the next request, if the answer was read to its end.
+    pub async fn release(&self, answer: Answer) {
+        let Answer { session, peer } = answer;
+        let idle = Some(self.upstream.idle_timeout);
+        self.connector.release_http_session(session, &peer, idle).await;
+    }
+
+    fn request(
+        &self,
+        target: &[u8],
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Box<RequestHeader>> {
+        let mut request = RequestHeader::build(Method::GET, target, Some(headers.len() + 1))?;
+        request.set_version(Version::HTTP_11);
+        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        for (name, value) in headers {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+        Ok(Box::new(request))
+    }
+}
+
+/// S3's answer: its head, and a body to be read. Dropping it closes the connection.
+pub struct Answer {
+    session: HttpSession,
+    peer: HttpPeer,
+}
+
+impl Answer {
+    /// The status code.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.session.get_status().unwrap_or_default()
+    }
+
+    /// The head.
+    #[must_use]
+    pub fn head(&self) -> Option<&ResponseHeader> {
+        self.session.resp_header()
+    }
+
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: HeaderName) -> Option<&HeaderValue> {
+        self.session.get_header(name)
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// If the connection ends before the body does, or nothing comes within
+    /// `upstream.response_timeout`.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>> {
+        self.session.read_body_bytes().await.map_err(Error::into_up)
+    }
+
+    /// The body, if it has no more than `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::piece`]; and if the body is longer.
+    pub async fn body(&mut self, limit: usize) -> Result<Bytes> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.piece().await? {
+            if body.len() + piece.len() > limit {
+                let context = format!("S3's answer has more than {limit} bytes");
+                return Err(Error::explain(ErrorType::ReadError, context).into_up());
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.into())
+    }
+
+    async fn ask(&mut self, request: Box<RequestHeader>) -> Result<()> {
+        let timeout = self.peer.options.read_timeout;
+        self.session.read_timeout = timeout;
+        self.session.write_timeout = self.peer.options.write_timeout;
+        self.session.write_request_header(request).await?;
+        for _ in 0..MAX_INTERIM {
+            self.session.read_response().await?;
+            if !self.status().is_informational() {
+                return Ok(());
+            }
+        }
+        Error::e_explain(ErrorType::InvalidHTTPHeader, "S3 sends interim responses without end")
+    }
+}

@@ -1,0 +1,196 @@
+//! Which ranges are served from the spool, and which are cheaper at S3.
+//!
+//! The rule, for an object that is not there: it is fetched whole for a request for all of it, for a
+//! range of half of it or more, and once the ranges that were asked for add up to half of it (devices
+//! that fetch block by block). Ranges of up to [`SMALL`] bytes go direct until then. While an object
+//! is being fetched, a range waits if it begins no more than [`REACH`] bytes beyond what is there.
+//!
+//! This file must not know who asks.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use http::{Method, header};
+use lru::LruCache;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{RangeType, range_header_filter};
+
+use super::admission::ObjectName;
+use super::object::{Object, State};
+use crate::s3::headers;
+
+/// Ranges up to this many bytes are first asked of S3 directly, without a check of their own.
+const SMALL: u64 = 64 << 10;
+
+/// How far ahead of a fill a range may begin: what S3 sends in a second or less.
+const REACH: u64 = 16 << 20;
+
+/// Small ranges of one object are direct for so many bytes before its size is asked for.
+const CURIOUS: u64 = 4 * SMALL;
+
+/// Objects of which small ranges are counted.
+const COUNTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// What a request wants of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// All of it, or its head.
+    Whole,
+    /// So many bytes, the first of them at `start`, in `parts` ranges.
+    Part { start: u64, bytes: u64, parts: usize },
+    /// Nothing that it has: S3 answers 416.
+    Nothing,
+}
+
+impl Need {
+    /// What `request` wants of the object with that head: a 200 with its Content-Length.
+    pub fn of(request: &RequestHeader, head: &ResponseHeader) -> Self {
+        if request.method != Method::GET || !request.headers.contains_key(header::RANGE) {
+            return Self::Whole;
+        }
+        match range_header_filter(request, &mut head.clone(), None) {
+            RangeType::None => Self::Whole,
+            RangeType::Single(range) => {
+                Self::Part { start: range.start as u64, bytes: range.len() as u64, parts: 1 }
+            }
+            RangeType::Multi(several) => Self::Part {
+                start: several.ranges.iter().map(|range| range.start).min().unwrap_or(0) as u64,
+                bytes: several.ranges.iter().map(|range| range.len() as u64).sum(),
+                parts: several.ranges.len(),
+            },
+            RangeType::Invalid => Self::Nothing,
+        }
+    }
+
+    /// Whether it is better asked of S3 than waited for.
+    pub fn is_ahead_of(&self, object: &Object) -> bool {
+        let Self::Part { start, .. } = self else { return false };
+        object.state() != State::Complete && *start > object.filled().saturating_add(REACH)
+    }
+}
+
+/// How many bytes of which absent object were asked for in ranges, and the object's length once it
+/// is known.
+#[derive(Debug)]
+pub struct Interest(Mutex<LruCache<ObjectName, (u64, Option<u64>)>>);
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(COUNTED)))
+    }
+}
+
+impl Interest {
+    /// Whether a request for an absent object goes direct without further ado. Counts it.
+    pub fn too_small(&self, name: &ObjectName, request: &RequestHeader) -> bool {
+        let range = request.headers.get(header::RANGE).filter(|_| request.method == Method::GET);
+        let length = range.and_then(|range| headers::range_length(range.as_bytes()));
+        let Some(length) = length.filter(|length| *length <= SMALL) else { return false };
+        let mut counted = self.lock();
+        let (asked, whole) = counted.get_or_insert_mut(name.clone(), || (0, None));
+        *asked = asked.saturating_add(length);
+        match whole {
+            Some(whole) => !makes_half(*asked, *whole),
+            None => *asked < CURIOUS,
+        }
+    }
+
+    /// Whether an absent object of `length` bytes is to be fetched for what is needed of it.
+    pub fn is_worth(&self, name: &ObjectName, need: Need, length: u64) -> bool {
+        let Need::Part { start, bytes, .. } = need else { return need == Need::Whole };
+        if start > REACH {
+            return false;
+        }
+        let mut counted = self.lock();
+        let (asked, whole) = counted.get_or_insert_mut(name.clone(), || (0, None));
+        // Small ranges were counted when they came.
+        if bytes > SMALL {
+            *asked = asked.saturating_add(bytes);
+        }
+        *whole = Some(length);
+        makes_half(bytes.max(*asked), length)
+    }
+
+    /// Forgets an object that is fetched now.
+    pub fn satisfied(&self, name: &ObjectName) {
+        self.lock().pop(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<ObjectName, (u64, Option<u64>)>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn makes_half(bytes: u64, whole: u64) -> bool {
+    bytes >= whole / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(range: &str) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/k", None).unwrap();
+        request.insert_header("range", range).unwrap();
+        request
+    }
+
+    fn need(range: &str, length: u64) -> Need {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        head.insert_header("content-length", length).unwrap();
+        Need::of(&request(range), &head)
+    }
+
+    fn name() -> ObjectName {
+        let key = crate::route::ObjectKey::new(b"k").unwrap();
+        super::super::admission::admit(&Method::GET, &key, None, &http::HeaderMap::new()).unwrap()
+    }
+
+    #[test]
+    fn what_is_needed_is_what_the_library_will_serve() {
+        assert_eq!(need("bytes=0-99", 1000), Need::Part { start: 0, bytes: 100, parts: 1 });
+        assert_eq!(need("bytes=-10", 1000), Need::Part { start: 990, bytes: 10, parts: 1 });
+        assert_eq!(need("bytes=5-6,900-", 1000), Need::Part { start: 5, bytes: 102, parts: 2 });
+        assert_eq!(need("bytes=1000-", 1000), Need::Nothing);
+        assert_eq!(need("lines=1-2", 1000), Need::Whole);
+        let mut head = request("bytes=0-0");
+        head.set_method(Method::HEAD);
+        assert_eq!(Need::of(&head, &ResponseHeader::build(200, None).unwrap()), Need::Whole);
+    }
+
+    #[test]
+    fn an_object_is_fetched_for_half_of_it_and_not_for_a_hundred_bytes() {
+        let interest = Interest::default();
+        let length = 10 << 20;
+        assert!(interest.is_worth(&name(), Need::Whole, length));
+        let part = |start, bytes| Need::Part { start, bytes, parts: 1 };
+        assert!(!interest.is_worth(&name(), part(0, 100), length));
+        assert!(interest.is_worth(&name(), part(0, 5 << 20), length));
+        assert!(!interest.is_worth(&name(), part(REACH + 1, 1 << 30), 1 << 30), "too far in");
+        assert!(!interest.is_worth(&name(), Need::Nothing, length));
+    }
+
+    #[test]
+    fn small_ranges_add_up() {
+        let interest = Interest::default();
+        let length = 1 << 20;
+        let block = request("bytes=0-4095");
+        let mut direct = 0;
+        while interest.too_small(&name(), &block) {
+            direct += 1;
+        }
+        assert_eq!(direct, CURIOUS / 4096 - 1, "then its length is asked for");
+        let part = Need::Part { start: 0, bytes: 4096, parts: 1 };
+        assert!(!interest.is_worth(&name(), part, length));
+        while interest.too_small(&name(), &block) {
+            direct += 1;
+        }
+        assert_eq!(direct + 2, length / 2 / 4096, "one was checked, and the last one is");
+        assert!(interest.is_worth(&name(), part, length));
+        interest.satisfied(&name());
+        assert!(interest.too_small(&name(), &block));
+        assert!(!interest.too_small(&name(), &request("bytes=0-")), "of unknown length");
+        assert!(!interest.too_small(&name(), &request("bytes=0-65536")), "more than small");
+    }
+}

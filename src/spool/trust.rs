@@ -1,0 +1,94 @@
+//! Requests that S3 has authorised a short while ago, if the configuration lets them pass again.
+//!
+//! Invariant: nothing is trusted beyond the end of its own signature. This file must not know S3.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use lru::LruCache;
+use openssl::sha::sha256;
+
+/// Requests that are remembered; at 32 bytes and some each, a few MB.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+
+/// What was authorised, by the digest of path and query, and until when that holds.
+#[derive(Debug)]
+pub struct Trust {
+    lasts: Duration,
+    until: Mutex<LruCache<[u8; 32], Instant>>,
+}
+
+impl Trust {
+    /// Trust that `lasts` so long; none at all if that is zero.
+    pub fn new(lasts: Duration) -> Self {
+        Self { lasts, until: Mutex::new(LruCache::new(REMEMBERED)) }
+    }
+
+    /// Remembers a request, whose signature ends at `expires`. A signed one of which that is not
+    /// known is not remembered.
+    pub fn add(&self, target: &[u8], expires: Option<SystemTime>) {
+        let signed = target.windows(SIGNATURE.len()).any(|w| w.eq_ignore_ascii_case(SIGNATURE));
+        let left = match expires {
+            Some(expires) => expires.duration_since(SystemTime::now()).unwrap_or_default(),
+            None if signed => Duration::ZERO,
+            None => Duration::MAX,
+        };
+        let lasts = self.lasts.min(left);
+        if lasts.is_zero() {
+            return;
+        }
+        let until = Instant::now() + lasts;
+        self.lock().put(sha256(target), until);
+    }
+
+    /// Whether that very request is to be trusted now.
+    pub fn holds(&self, target: &[u8]) -> bool {
+        if self.lasts.is_zero() {
+            return false;
+        }
+        self.lock().get(&sha256(target)).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], Instant>> {
+        // Nothing panics while it is held.
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// In every signed query, whatever the version.
+const SIGNATURE: &[u8] = b"signature=";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGNED: &[u8] = b"/b/k?X-Amz-Signature=1";
+
+    #[test]
+    fn trust_ends_with_its_time_or_its_signature() {
+        let none = Trust::new(Duration::ZERO);
+        none.add(b"/b/k", None);
+        assert!(!none.holds(b"/b/k"));
+
+        let trust = Trust::new(Duration::from_secs(600));
+        trust.add(b"/b/k", None);
+        assert!(trust.holds(b"/b/k"));
+        assert!(!trust.holds(b"/b/k?"), "another target");
+        trust.add(SIGNED, None);
+        assert!(!trust.holds(SIGNED), "of unknown end");
+        let soon = SystemTime::now() + Duration::from_millis(300);
+        trust.add(SIGNED, Some(soon));
+        assert!(trust.holds(SIGNED));
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(!trust.holds(SIGNED));
+        trust.add(SIGNED, Some(soon));
+        assert!(!trust.holds(SIGNED), "it has ended before");
+
+        let short = Trust::new(Duration::from_millis(200));
+        short.add(b"/b/k", None);
+        assert!(short.holds(b"/b/k"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!short.holds(b"/b/k"));
+    }
+}
