@@ -42,8 +42,13 @@ COPY --from=build /build/target/release/dripline /usr/bin/dripline
 # Kubernetes 30 s (terminationGracePeriodSeconds).
 ENV DRIPLINE__SERVER__DRAIN_TIMEOUT=110s
 
+# The spool. A volume that is made for it takes the directory's owner over; a file system that is
+# mounted here instead has to belong to 65532.
+RUN install -d -o 65532 -g 65532 -m 0700 /var/cache/dripline
+VOLUME /var/cache/dripline
+
 # A number, because Kubernetes' runAsNonRoot can judge no name. The account needs no entry and owns
-# nothing in the image.
+# nothing in the image but the spool's directory.
 USER 65532:65532
 
 # TLS and plain HTTP, where no configuration says otherwise. The admin endpoint stays on the

@@ -10,23 +10,29 @@
 //!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
 //!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
 //!    touched, so presigned URLs work; dripline has no credentials.
-//! 3. S3's status, body and the few headers that a device needs are relayed. A body filter does
+//! 3. What may be shared goes through the [`spool`]: S3 is asked whether this client may have the
+//!    object (its own path and query, `If-None-Match`), and its body comes from a private file that
+//!    one fill reads from S3 however many ask. pingora-cache's hit path serves it
+//!    ([`spool::storage`]); what it is handed are promises ([`drip::source`]), and the bytes are
+//!    read when their record is due. All else goes direct, through Pingora's upstream path.
+//! 4. S3's status, body and the few headers that a device needs are relayed. A body filter does
 //!    **not** slice or sleep, as a reader of Pingora's examples would expect: Pingora writes what it
 //!    has collected in one go, and a filter's delay becomes a burst. Instead the response filter
 //!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
-//!    holds each back until [`drip::schedule`] says that its time has come. Meanwhile a
-//!    [`drip::valve`] keeps [`s3::connect`] from reading more than one piece ahead.
+//!    holds each back until [`drip::schedule`] says that its time has come. On the direct path a
+//!    [`drip::valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
 //!
 //! # The map
 //!
-//! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → { [`s3`], [`tls`],
-//! [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point down only.
+//! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → [`spool`] → { [`s3`],
+//! [`tls`], [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
+//! down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`profile`], [`units`],
-//! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]. Time is a
-//! parameter there.
+//! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
+//! [`spool::admission`]. Time is a parameter there.
 
 pub mod admin;
 pub mod cli;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use dripline::demo::origin::{Origin, OriginOptions};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode, SslVersion};
-use process::{Daemon, Launch, Outcome, dripline, private_network, within};
+use process::{Daemon, Launch, Outcome, dripline, private_cache, private_network, within};
 use support::http1::{self, Response, head};
 use support::wire::Client;
 use tokio::io::AsyncWriteExt;
@@ -87,6 +87,7 @@ fn assert_body(response: &Response, wanted: &[u8]) {
 fn with_fixed_ports<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         private_network();
+        private_cache();
         for port in [8443, 8080, 9100] {
             let taken = TcpListener::bind(("0.0.0.0", port)).err();
             assert!(taken.is_none(), "this test needs port {port}: {}", taken.unwrap());
@@ -119,6 +120,10 @@ fn the_classic_names_alone_run_it() {
             "listen[1]: 0.0.0.0:8080 serves plain HTTP",
         ] {
             assert!(daemon.logged(part).await.contains(" WARN "), "{part}");
+        }
+        // As root the default directory can be made; otherwise that is told, and changes nothing else.
+        if std::fs::metadata("/var/cache/dripline").is_err() {
+            assert!(daemon.logged("spool.dir: ").await.contains("/var/cache/dripline"));
         }
 
         // Any of the machine's addresses will do, but for the admin listener.
@@ -214,7 +219,7 @@ async fn check_prints_warnings_and_every_error() {
         "bad.yaml",
         "listen: [{addr: nowhere, tls: {cert: /nonexistent/c.pem, key: /nonexistent/k.pem}}]\n\
          s3: {bucket: b-1, regoin: eu-west-1}\ndrip: {chunk_size: 20M, wait: 500}\n\
-         admin: {addr: '0.0.0.0:9100'}\nspool: {}\n",
+         admin: {addr: '0.0.0.0:9100'}\nspool: {dir: cache}\n",
     );
     for command in ["check", "run"] {
         let Outcome { code, stdout, stderr } =
@@ -229,7 +234,7 @@ async fn check_prints_warnings_and_every_error() {
             "drip.chunk_size: ",
             "drip.wait: ",
             "admin.addr: ",
-            "spool: not available",
+            "spool.dir: cache is not",
         ] {
             let named = stderr.lines().filter(|line| line.starts_with(path)).count();
             assert!(named >= 1, "{command} does not name {path:?}:\n{stderr}");
@@ -705,7 +710,7 @@ async fn the_access_log_has_a_line_for_the_begin_and_the_end() {
         let [_, end] = &log[0];
         let shown = |names: &[&str]| names.iter().map(|n| end[*n].as_str()).collect::<Vec<_>>();
         let what = ["method", "key", "status", "bytes", "records", "source", "end"];
-        assert_eq!(shown(&what), ["GET", "fw.bin", "200", "193", "4", "direct", "done"]);
+        assert_eq!(shown(&what), ["GET", "fw.bin", "200", "193", "4", "spool", "done"]);
         let duration: u64 = end["duration_ms"].parse().unwrap();
         assert!((140..5000).contains(&duration), "{duration} ms");
 
@@ -713,7 +718,7 @@ async fn the_access_log_has_a_line_for_the_begin_and_the_end() {
         let log = access_log(&daemon, 2).await;
         let [_, end] = &log[1];
         let shown = |names: &[&str]| names.iter().map(|n| end[*n].as_str()).collect::<Vec<_>>();
-        assert_eq!(shown(&what), ["HEAD", "fw.bin", "200", "0", "0", "direct", "done"]);
+        assert_eq!(shown(&what), ["HEAD", "fw.bin", "200", "0", "0", "spool", "done"]);
     };
     tokio::join!(check("text"), check("json"));
 }

@@ -62,7 +62,7 @@ async fn demo() -> Result<(), Failure> {
     std::fs::write(&cert, identity.cert_pem()?)?;
 
     let config = Config::load(&Sources {
-        env: environment(&identity, &bucket, origin.addr())?,
+        env: environment(&identity, &bucket, origin.addr(), &files.path().join("spool"))?,
         ..Sources::default()
     })?;
     let server = Server::bind(&config)?;
@@ -98,6 +98,7 @@ fn environment(
     identity: &Identity,
     bucket: &str,
     origin: SocketAddr,
+    spool: &Path,
 ) -> Result<Vec<(String, String)>, Failure> {
     let key = String::from_utf8(identity.key().private_key_to_pem_pkcs8()?)?;
     let listen = format!("[{{addr: '127.0.0.1:{}', tls: {{}}}}]", free_port());
@@ -106,6 +107,7 @@ fn environment(
         ("DRIPLINE__S3__ENDPOINT", format!("http://{origin}")),
         ("DRIPLINE__LISTEN", listen),
         ("DRIPLINE__ADMIN__ADDR", "127.0.0.1:0".to_owned()),
+        ("DRIPLINE__SPOOL__DIR", spool.display().to_string()),
         ("DRIPLINE_TLS_CERT_PEM", String::from_utf8(identity.cert_pem()?)?),
         ("DRIPLINE_TLS_KEY_PEM", key),
     ];

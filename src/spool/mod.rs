@@ -117,7 +117,7 @@ enum Checked {
     /// Authorised: the object that was known is S3's.
     Unchanged(Arc<Object>),
     /// Authorised: S3 has this version. The head is the object's, as of a GET.
-    Version { etag: HeaderValue, length: u64, head: ResponseHeader },
+    Version { etag: HeaderValue, length: u64, head: Box<ResponseHeader> },
     /// All else.
     Ended(Verdict),
 }
@@ -200,7 +200,7 @@ impl Spool {
                 Checked::Version { etag, length, head } => {
                     self.trust.add(ask.target, ask.expires);
                     if ask.request.method == Method::HEAD {
-                        let object = Object::head_only(ask.name.clone(), etag, length, head);
+                        let object = Object::head_only(ask.name.clone(), etag, length, *head);
                         let reading = Arc::new(Arc::new(object).read(target));
                         return Verdict::Serve(Served { reading, multipart: false });
                     }
@@ -390,7 +390,7 @@ fn version(
     if head.insert_header(header::CONTENT_LENGTH, length).is_err() {
         return Checked::Ended(Verdict::Direct("unstorable"));
     }
-    Checked::Version { etag, length, head }
+    Checked::Version { etag, length, head: Box::new(head) }
 }
 
 /// What of an answer to a GET describes the object, as the head of a 200.

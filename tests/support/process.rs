@@ -74,6 +74,8 @@ impl Launch {
             .env("DRIPLINE__ADMIN__ADDR", "127.0.0.1:0")
             .env("DRIPLINE__S3__ENDPOINT", &format!("http://{}", origin.addr()))
             .env("S3_BUCKET", &origin.options().bucket)
+            // One for all: daemons share a directory.
+            .env("DRIPLINE__SPOOL__DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/spool"))
             .env("TLS_WAIT_TIME", "0")
     }
 
@@ -263,4 +265,29 @@ pub fn private_network() {
     // SAFETY: SIOCSIFFLAGS reads an ifreq, and this one outlives the call.
     let set = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
     assert_eq!(set, 0, "loopback: {}", std::io::Error::last_os_error());
+}
+
+/// Gives the calling thread, and whatever it starts, an empty /var/cache of its own, so that the
+/// machine's stays as it is. False without the right to do so.
+pub fn private_cache() -> bool {
+    let (none, root, cache) = (c"none", c"/", c"/var/cache");
+    // SAFETY: unshare takes a number and affects the calling thread alone; mount reads strings that
+    // end in zero and outlive the calls.
+    unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(
+                none.as_ptr(),
+                root.as_ptr(),
+                std::ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                std::ptr::null(),
+            ) == 0
+            && libc::mount(
+                none.as_ptr(),
+                cache.as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                c"size=16m,mode=755".as_ptr().cast(),
+            ) == 0
+    }
 }
