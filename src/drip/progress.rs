@@ -17,6 +17,7 @@ pub struct Progress {
     last_at: AtomicU64,
     began: Instant,
     client_gone: AtomicBool,
+    source_failed: AtomicBool,
     all_bytes: IntCounter,
     all_records: IntCounter,
 }
@@ -33,6 +34,7 @@ impl Progress {
             last_at: AtomicU64::new(0),
             began: Instant::now(),
             client_gone: AtomicBool::new(false),
+            source_failed: AtomicBool::new(false),
             all_bytes,
             all_records,
         }
@@ -69,6 +71,12 @@ impl Progress {
         self.client_gone.load(Ordering::Relaxed)
     }
 
+    /// Whether the body's source gave out: the connection ended short for no fault of the client's.
+    #[must_use]
+    pub fn source_failed(&self) -> bool {
+        self.source_failed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn record(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -88,6 +96,10 @@ impl Progress {
 
     pub(super) fn head_sent(&self, bytes: usize) {
         self.head.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn no_source(&self) {
+        self.source_failed.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn gone(&self) {

@@ -69,7 +69,8 @@ mod tests {
             assert_eq!(promise.len(), length.min(LIMIT));
             assert!(is_promise(&promise) && is_promise(&promise[promise.len() - 1..]));
             assert!(is_promise(&promise.slice(promise.len() / 2..)));
-            assert!(!is_promise(&promise.to_vec()));
+            let copy = promise.to_vec();
+            assert!(!is_promise(&copy));
         }
         static ZEROS: [u8; LIMIT] = [0; LIMIT];
         assert!(!is_promise(&ZEROS) && !is_promise(&vec![0; LIMIT]) && !is_promise(b"x"));

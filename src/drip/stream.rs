@@ -241,7 +241,8 @@ impl PacedStream {
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.gathered.owes() {
             let (gathered, supply) = self.supplied()?;
-            if let Some(record) = gathered.read_now(supply)? {
+            let read = gathered.read_now(supply);
+            if let Some(record) = self.had(read)? {
                 let written = self.poll_pieces(cx, &record);
                 gathered::release(record);
                 ready!(written)?;
@@ -265,7 +266,8 @@ impl PacedStream {
             return Poll::Ready(Ok(()));
         }
         let (gathered, supply) = self.supplied()?;
-        gathered.poll_settle(cx, supply)
+        let settled = ready!(gathered.poll_settle(cx, supply));
+        Poll::Ready(self.had(settled))
     }
 
     /// Writes what the socket has not accepted yet of the bytes that leave at this grid point, in
@@ -296,6 +298,16 @@ impl PacedStream {
             Some(supply) => Ok((&mut self.gathered, supply)),
             None => Err(unsupplied()),
         }
+    }
+
+    /// What came of reading the source; notes a failure.
+    fn had<T>(&mut self, read: io::Result<T>) -> io::Result<T> {
+        if read.is_err()
+            && let Some(progress) = &self.control().progress
+        {
+            progress.no_source();
+        }
+        read
     }
 
     /// Ready when the next record may leave; an error as soon as the client is gone.

@@ -3,7 +3,7 @@
 //! from it no faster than a drip needs ([`connect`]), which headers belong to it ([`headers`]), and
 //! how to read a presigned URL ([`presigned`]).
 //!
-//! No signature is ever made or checked here: that is S3's part. [`amazon`], [`endpoint`], [`headers`],
+//! No signature is ever made or checked here: that is S3's part. [`endpoint`], [`headers`],
 //! [`presigned`] and [`settings`] are about names and bytes alone, without I/O, state or a clock.
 
 mod amazon;

@@ -4,7 +4,7 @@
 //! [`admission`] says which requests may touch it (pure). [`Spool::authorise`] asks S3, with the
 //! request's own path and query, whether this client may have what it asks for; nothing serialises
 //! clients. [`object`] is one version of an object, [`catalogue`] all of them and their budget,
-//! [`file`] where bytes are, `fill` the task that gets them, [`storage`] the face that pingora-cache's
+//! [`mod@file`] where bytes are, `fill` the task that gets them, [`storage`] the face that pingora-cache's
 //! hit path serves from.
 //!
 //! Invariants: no byte of a body, and no header, reaches a client whose request S3 has not

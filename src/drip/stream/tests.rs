@@ -1,5 +1,7 @@
 //! The stream over an in-memory pipe and a simulated clock.
 
+mod promised;
+
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -13,11 +15,15 @@ fn paced(capacity: usize) -> (PacedStream, DuplexStream) {
 
 /// Arms with a record size in bytes, and returns what counts the records.
 fn arm(stream: &PacedStream, chunk: usize, wait: Duration, length: Option<u64>) -> Arc<Progress> {
-    let counter = || prometheus::IntCounter::new("name", "help").unwrap();
-    let progress = Arc::new(Progress::new(counter(), counter()));
+    let progress = progress();
     let pace = Pace { chunk, record: chunk, wait };
     stream.arm(pace, length, Arc::clone(&progress), Feed::Free);
     progress
+}
+
+fn progress() -> Arc<Progress> {
+    let counter = || prometheus::IntCounter::new("name", "help").unwrap();
+    Arc::new(Progress::new(counter(), counter()))
 }
 
 /// Reads what arrives until `total` bytes have, with the time of each arrival.
@@ -133,10 +139,8 @@ async fn the_valve_is_closed_while_a_record_waits_and_open_when_all_is_taken() {
         let cx = Context::from_waker(std::task::Waker::noop());
         valve.poll_open(&cx).is_ready()
     };
-    let counter = || prometheus::IntCounter::new("name", "help").unwrap();
-    let progress = Arc::new(Progress::new(counter(), counter()));
     let pace = Pace { chunk: 64, record: 64, wait: WAIT };
-    stream.arm(pace, Some(1000), progress, Feed::Valve(Arc::clone(&valve)));
+    stream.arm(pace, Some(1000), progress(), Feed::Valve(Arc::clone(&valve)));
     stream.write_all(HEAD).await.unwrap();
     assert!(open(), "the head holds nothing back");
     let write = tokio::spawn(async move {

@@ -1,0 +1,318 @@
+//! Bodies that a source owes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use pingora_core::protocols::tls::SslStream;
+
+use super::*;
+use crate::drip::ChunkSize;
+use crate::drip::source::{LIMIT, Source, promise};
+use crate::tls::identity::Identity;
+use crate::tls::listener;
+
+/// Where the body begins in a [`Book`].
+const START: u64 = 1000;
+
+/// A source whose bytes tell where they are. It counts how it was asked.
+#[derive(Debug, Default)]
+struct Book {
+    /// Of this many looks, only the first finds the bytes at hand; 1: all do; 0: none.
+    warm: usize,
+    fails_at: Option<u64>,
+    starts: AtomicUsize,
+    looks: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+impl Book {
+    fn new(warm: usize) -> Arc<Self> {
+        Arc::new(Self { warm, ..Self::default() })
+    }
+
+    fn fill(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if self.fails_at.is_some_and(|at| offset + buf.len() as u64 > at) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (at, byte) in (offset..).zip(buf) {
+            *byte = written(at);
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> (usize, usize, usize) {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        (count(&self.starts), count(&self.looks), count(&self.reads))
+    }
+}
+
+impl Source for Book {
+    fn start(&self) -> u64 {
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        START
+    }
+
+    fn read_now(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let look = self.looks.fetch_add(1, Ordering::Relaxed);
+        if self.warm == 0 || !look.is_multiple_of(self.warm) {
+            buf.fill(0xee);
+            return Ok(false);
+        }
+        self.fill(offset, buf).map(|()| true)
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.fill(offset, buf)
+    }
+}
+
+/// The byte of every book at `offset`.
+fn written(offset: u64) -> u8 {
+    (offset % 251) as u8 + 1
+}
+
+/// The first `length` bytes of the body.
+fn story(length: usize) -> Vec<u8> {
+    (START..).take(length).map(written).collect()
+}
+
+fn arm(stream: &PacedStream, pace: Pace, length: usize, book: &Arc<Book>) -> Arc<Progress> {
+    let progress = progress();
+    let feed = Feed::Source(Arc::clone(book) as Arc<dyn Source>);
+    stream.arm(pace, Some(length as u64), Arc::clone(&progress), feed);
+    progress
+}
+
+fn pace(chunk: usize, wait: Duration) -> Pace {
+    Pace { chunk, record: chunk, wait }
+}
+
+/// Reads all that is to come, with the time and the size of each arrival.
+async fn all(mut far: DuplexStream, total: usize) -> (Vec<u8>, Vec<(Duration, usize)>) {
+    let start = Instant::now();
+    let (mut bytes, mut seen) = (Vec::new(), Vec::new());
+    while bytes.len() < total {
+        let before = bytes.len();
+        bytes.reserve(1 << 17);
+        assert!(far.read_buf(&mut bytes).await.unwrap() > 0, "closed after {before} of {total}");
+        seen.push((start.elapsed(), bytes.len() - before));
+    }
+    (bytes, seen)
+}
+
+async fn write_promises(stream: &mut PacedStream, length: usize) {
+    let mut left = length;
+    while left > 0 {
+        let promise = promise(left);
+        stream.write_all(&promise).await.unwrap();
+        left -= promise.len();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_source_s_bytes_leave_on_the_grid_at_hand_or_not() {
+    for (warm, counts) in [(1, (1, 4, 0)), (0, (1, 4, 4)), (2, (1, 4, 2))] {
+        let (mut stream, far) = paced(1 << 20);
+        let book = Book::new(warm);
+        let reader = tokio::spawn(all(far, HEAD.len() + 10_000));
+        let progress = arm(&stream, pace(3000, WAIT), 10_000, &book);
+        stream.write_all(HEAD).await.unwrap();
+        assert_eq!(book.counts(), (0, 0, 0), "nothing is read before its time");
+        write_promises(&mut stream, 10_000).await;
+        let (bytes, seen) = reader.await.unwrap();
+        assert!(bytes[HEAD.len()..] == story(10_000));
+        let body: Vec<_> = seen.iter().filter(|s| s.1 != HEAD.len()).collect();
+        let sizes: Vec<_> = seen.iter().map(|s| s.1).collect();
+        assert_eq!(&sizes[sizes.len() - 3..], [3000, 3000, 1000]);
+        for pair in body.windows(2) {
+            let gap = (pair[1].0 - pair[0].0).as_millis();
+            assert!((498..=502).contains(&gap), "{seen:?}");
+        }
+        assert_eq!(book.counts(), counts);
+        assert_eq!((progress.bytes(), progress.records()), (10_000, 4));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_waits_is_not_in_memory() {
+    let (mut stream, far) = paced(1 << 20);
+    let book = Book::new(1);
+    let _progress = arm(&stream, pace(4096, WAIT), 20_000, &book);
+    stream.write_all(HEAD).await.unwrap();
+    stream.write_all(&promise(4096 + 100)).await.unwrap();
+    // A record of two promises.
+    let rest = promise(20_000 - 4096 - 100);
+    let mut written = 0;
+    let write = tokio::time::timeout(WAIT / 2, async {
+        written += stream.write(&rest).await.unwrap();
+    });
+    write.await.unwrap_err();
+    assert_eq!(book.counts().1, 1);
+    assert_eq!(stream.gathered.take_bytes().capacity(), 0);
+    assert_eq!(stream.gathered.len(), 4096);
+    stream.write_all(&rest).await.unwrap();
+    let (bytes, _) = all(far, HEAD.len() + 20_000).await;
+    assert!(bytes[HEAD.len()..] == story(20_000));
+    assert!(stream.timer.is_none() && stream.lock().supply.is_none(), "all is let go of");
+    assert_eq!(Arc::strong_count(&book), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn promises_and_ordinary_bytes_make_records_together() {
+    for warm in [1, 0, 2] {
+        let (mut stream, far) = paced(1 << 20);
+        let book = Book::new(warm);
+        let pieces: [(bool, usize); 9] = [
+            (false, 30),
+            (true, 250),
+            (false, 45),
+            (true, 5),
+            (false, 1),
+            (true, 3),
+            (false, 170),
+            (true, 400),
+            (false, 100),
+        ];
+        let (mut expected, mut from_source) = (Vec::new(), 0);
+        for (promised, n) in pieces {
+            let source = story(from_source + n);
+            expected.extend(if promised { source[from_source..].to_vec() } else { vec![0; n] });
+            from_source += if promised { n } else { 0 };
+        }
+        let total = expected.len();
+        let progress = arm(&stream, pace(100, WAIT), total, &book);
+        let reader = tokio::spawn(all(far, HEAD.len() + total));
+        stream.write_all(HEAD).await.unwrap();
+        for (promised, n) in pieces {
+            let piece = if promised { promise(n).to_owned() } else { vec![0; n].into() };
+            stream.write_all(&piece).await.unwrap();
+        }
+        let (bytes, seen) = reader.await.unwrap();
+        assert!(bytes[HEAD.len()..] == expected);
+        assert_eq!(progress.records(), 11);
+        assert!(seen.iter().rev().take(10).all(|s| s.1 == 100 || s.1 == 4), "{seen:?}");
+        assert_eq!(book.counts().0, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_without_a_source_is_an_error_and_nothing_is_sent() {
+    let (mut stream, mut far) = paced(1 << 20);
+    let unarmed = stream.write_all(&promise(64)).await.unwrap_err();
+    let _progress = super::arm(&stream, 64, Duration::ZERO, Some(1000));
+    let head = stream.write_all(&promise(64)).await.unwrap_err();
+    stream.write_all(HEAD).await.unwrap();
+    let body = stream.write_all(&promise(64)).await.unwrap_err();
+    let short = stream.write_all(&promise(3)).await.unwrap_err();
+    stream.flush().await.unwrap();
+    for e in [unarmed, head, body, short] {
+        assert_eq!(e.kind(), io::ErrorKind::InvalidData);
+    }
+    // A source that the last response had is not this one's.
+    let _progress = arm(&stream, pace(64, Duration::ZERO), 64, &Book::new(1));
+    stream.write_all(HEAD).await.unwrap();
+    write_promises(&mut stream, 64).await;
+    stream.write_all(&promise(1)).await.unwrap_err();
+    drop(stream);
+    let mut bytes = Vec::new();
+    far.read_to_end(&mut bytes).await.unwrap();
+    assert!(bytes == [HEAD, HEAD, &story(64)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_socket_changes_no_byte_and_no_record() {
+    for warm in [1, 0, 2, 3] {
+        for (chunk, record) in [(999, 999), (400, 50), (16_384, 16_384)] {
+            let (mut stream, far) = paced(70);
+            let book = Book::new(warm);
+            let pace = Pace { chunk, record, wait: Duration::ZERO };
+            let progress = arm(&stream, pace, 20_000, &book);
+            let reader = tokio::spawn(all(far, HEAD.len() + 20_000));
+            stream.write_all(HEAD).await.unwrap();
+            write_promises(&mut stream, 20_000).await;
+            let (bytes, _) = reader.await.unwrap();
+            assert!(bytes[HEAD.len()..] == story(20_000));
+            assert_eq!(progress.records(), 20_000_u64.div_ceil(record as u64));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_wait_each_record_is_one_read() {
+    let (mut stream, far) = paced(1 << 20);
+    let book = Book::new(1);
+    let length = 3 * LIMIT + 10;
+    let progress = arm(&stream, pace(5000, Duration::ZERO), length, &book);
+    let start = Instant::now();
+    stream.write_all(HEAD).await.unwrap();
+    write_promises(&mut stream, length).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let (bytes, _) = all(far, HEAD.len() + length).await;
+    assert!(bytes[HEAD.len()..] == story(length));
+    assert_eq!(book.counts(), (1, length.div_ceil(5000), 0));
+    assert_eq!(progress.records(), length.div_ceil(5000) as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_ends_the_write() {
+    for warm in [1, 0] {
+        let (mut stream, mut far) = paced(1 << 20);
+        let book = Book { warm, fails_at: Some(START + 250), ..Book::default() };
+        let progress = arm(&stream, pace(100, WAIT), 1000, &Arc::new(book));
+        stream.write_all(HEAD).await.unwrap();
+        let e = stream.write_all(&promise(1000)).await.unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(progress.source_failed() && !progress.client_gone());
+        drop(stream);
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        assert!(bytes == [HEAD, &story(200)].concat());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_is_noticed_while_a_promise_waits() {
+    let (mut stream, far) = paced(1 << 20);
+    let progress = arm(&stream, pace(64, Duration::from_secs(3600)), 1000, &Book::new(1));
+    stream.write_all(HEAD).await.unwrap();
+    stream.write_all(&promise(64)).await.unwrap();
+    let write =
+        tokio::spawn(async move { stream.write_all(&promise(64)).await.unwrap_err().kind() });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    drop(far);
+    assert_eq!(write.await.unwrap(), io::ErrorKind::BrokenPipe);
+    assert!(progress.client_gone() && !progress.source_failed());
+}
+
+/// A full socket makes OpenSSL ask for the same bytes again, which by then are somewhere else.
+#[tokio::test]
+async fn a_full_tls_socket_takes_a_record_from_another_buffer() {
+    const LENGTH: usize = 100_000;
+    let (near, far) = duplex(1000);
+    let client = tokio::spawn(async move {
+        let connector = SslConnector::builder(SslMethod::tls_client()).unwrap().build();
+        let mut ssl = connector.configure().unwrap().into_ssl("localhost").unwrap();
+        ssl.set_verify(SslVerifyMode::NONE);
+        let mut tls = tokio_openssl::SslStream::new(ssl, far).unwrap();
+        Pin::new(&mut tls).connect().await.unwrap();
+        let mut bytes = vec![0; HEAD.len() + LENGTH];
+        tls.read_exact(&mut bytes).await.map(|_| bytes)
+    });
+    let identity = Arc::new(Identity::self_signed(&["localhost"]).unwrap());
+    let cap = Arc::new(|_: listener::Client<'_>| ChunkSize::default());
+    let settings = listener::Settings { cap, tickets: 0, mfl_prefers_tls12: true };
+    let acceptor = listener::acceptor(&[identity], &settings).unwrap();
+    let ssl = listener::connection(&acceptor, None).unwrap();
+    let mut tls = SslStream::new(ssl, near).unwrap();
+    tls.accept().await.unwrap();
+    let mut stream = PacedStream::new(Box::new(tls));
+    // The second look at a record, after the socket was full, finds nothing: then its bytes come
+    // from a thread, in memory of their own.
+    let book = Book::new(2);
+    let progress = arm(&stream, pace(4096, Duration::ZERO), LENGTH, &book);
+    stream.write_all(HEAD).await.unwrap();
+    write_promises(&mut stream, LENGTH).await;
+    assert!(client.await.unwrap().unwrap()[HEAD.len()..] == story(LENGTH));
+    assert_eq!((progress.records(), book.counts()), (25, (1, 50, 25)));
+}
