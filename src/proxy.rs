@@ -89,7 +89,11 @@ impl DripProxy {
         let expires = admission::expires(query);
         let ask = Ask { name, request, target: &ctx.target, expires };
         match spool.authorise(&ask).await {
-            Verdict::Serve(served) => ctx.spooled = Some(served),
+            Verdict::Serve(served) => {
+                ctx.spooled = Some(served);
+                // For hours it would hold a signature that nobody needs any more.
+                ctx.target = Vec::new();
+            }
             Verdict::Direct(_) => {}
             Verdict::Failed(e) => return Err(e),
             Verdict::Relay(head, body) => {

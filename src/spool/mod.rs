@@ -186,19 +186,23 @@ impl Spool {
             }
             let checked = match known {
                 Some(object) if self.trusted(ask) => Checked::Unchanged(object),
-                known => self.check(ask, known).await,
+                known => {
+                    let checked = self.check(ask, known).await;
+                    if !matches!(checked, Checked::Ended(_)) {
+                        self.trust.add(ask.target, ask.expires);
+                    }
+                    checked
+                }
             };
             let reading = match checked {
                 Checked::Ended(verdict) => return verdict,
                 Checked::Unchanged(object) => {
-                    self.trust.add(ask.target, ask.expires);
-                    match self.catalogue.read(&object, Arc::clone(&target)) {
-                        Some(reading) => reading,
-                        None => continue,
-                    }
+                    let Some(reading) = self.catalogue.read(&object, Arc::clone(&target)) else {
+                        continue;
+                    };
+                    reading
                 }
                 Checked::Version { etag, length, head } => {
-                    self.trust.add(ask.target, ask.expires);
                     if ask.request.method == Method::HEAD {
                         let object = Object::head_only(ask.name.clone(), etag, length, *head);
                         let reading = Arc::new(Arc::new(object).read(target));
