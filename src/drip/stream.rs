@@ -9,6 +9,7 @@
 //! Invariants:
 //! - one `poll_write` of a full record to the TLS stream below is one TLS record;
 //! - the response head goes out at once, as it is written, and never shares a record with the body;
+//!   the first body record follows within 25 ms ([`super::schedule`] says why not at once);
 //! - a body record of a response with a Content-Length is [`Pace::record`] bytes, but for the last;
 //! - while it waits, the stream reads ahead (a little), so a vanished client ends the write at once;
 //! - of a [promised](super::source) body it holds nothing while it waits, and a promise is never
@@ -25,7 +26,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,11 +42,16 @@ use ahead::Ahead;
 use gathered::{Gathered, Supply};
 use head::head_length;
 
+/// What every connection's times are measured from, so that their records are due at equal instants
+/// and one wake-up serves them all. A while before the first use, so that no time lies before it.
+static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+});
+
 /// A client's connection whose response bodies are paced once it is armed.
 pub struct PacedStream {
     inner: Stream,
-    /// What times are measured from.
-    epoch: Instant,
     /// Behind a lock only because Pingora lends the stream out by shared reference; the connection's
     /// one task is the only user.
     control: Mutex<Control>,
@@ -104,7 +110,6 @@ impl PacedStream {
     pub fn new(inner: Stream) -> Self {
         Self {
             inner,
-            epoch: Instant::now(),
             control: Mutex::new(Control {
                 schedule: Schedule::new(usize::MAX, Duration::ZERO),
                 record: usize::MAX,
@@ -224,7 +229,7 @@ impl PacedStream {
             None => ready!(self.poll_gathered(cx))?,
         }
         self.accepted = 0;
-        let now = self.epoch.elapsed();
+        let now = EPOCH.elapsed();
         let control = self.control();
         control.schedule.sent(now);
         if let Phase::Body { left: Some(left) } = &mut control.phase {
@@ -312,11 +317,11 @@ impl PacedStream {
 
     /// Ready when the next record may leave; an error as soon as the client is gone.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let now = self.epoch.elapsed();
+        let now = EPOCH.elapsed();
         let Next::WaitUntil(due) = self.control().schedule.next(now, None) else {
             return Poll::Ready(Ok(()));
         };
-        let due = self.epoch + due;
+        let due = *EPOCH + due;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() != due {
             timer.as_mut().reset(due);
