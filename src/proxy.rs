@@ -8,8 +8,10 @@
 
 mod answer;
 mod context;
+pub mod conversation;
 pub mod running;
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -419,8 +421,26 @@ impl ProxyHttp for DripProxy {
         }
     }
 
-    async fn logging(&self, _: &mut Session, e: Option<&Error>, ctx: &mut Context) {
-        ctx.end(e);
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Context) {
+        if e.is_some() || !paced(session).is_some_and(PacedStream::is_dripping) {
+            return ctx.end(e);
+        }
+        // The stream has the body's promise and drips on alone: see `conversation`. A connection
+        // that is to end with this response must not be closed before.
+        let closes = session.get_keepalive().is_none();
+        ctx.part(closes);
+        if closes {
+            session.set_keepalive(Some(conversation::IDLE.as_secs()));
+        }
+    }
+
+    /// Hands what is left to do to [`conversation`], not to the next request.
+    fn persist_connection_context(
+        &self,
+        _: &Session,
+        ctx: &Context,
+    ) -> Option<Box<dyn Any + Send + Sync>> {
+        ctx.rest().map(|rest| rest as _)
     }
 
     // What failed is logged by `fail_to_proxy`; Pingora's own lines would repeat it.

@@ -33,6 +33,7 @@ use crate::lifecycle::Lifecycle;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::profile::{Facts, Profiles};
+use crate::proxy::conversation;
 use crate::proxy::running::Drips;
 use crate::proxy::{Board, DripProxy};
 use crate::s3::client::Client;
@@ -402,9 +403,10 @@ fn peer_ip(socket: &L4Stream) -> Option<IpAddr> {
 impl Serve for Devices {
     async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
         let _open = self.metrics.connection();
-        if let Some(stream) = self.secure(socket).await {
+        // Boxed, so that a drip of hours does not keep the room that a handshake needs.
+        if let Some(stream) = Box::pin(self.secure(socket)).await {
             let stream = Box::new(PacedStream::new(stream).accepted_by(self.addr));
-            self.proxy.process_new(stream, &lifecycle.draining()).await;
+            conversation::hold(&self.proxy, stream, &lifecycle.draining()).await;
         }
     }
 }

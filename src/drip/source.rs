@@ -3,6 +3,9 @@
 //! [`Source`] that holds the real bytes. The stream knows a promise by its address and reads a
 //! record when its time has come, so ten thousand waiting readers hold no copy of anything.
 //!
+//! A promise of all that is left of a body is taken at once: whoever wrote it may go, and the stream
+//! drips on by itself ([`super::stream::PacedStream::drip_out`]).
+//!
 //! Invariant: the bytes of a promise mean nothing and are never sent. So a promise must reach the
 //! stream as it is: a copy of it (by a filter that rewrites or compresses bodies) is ordinary bytes.
 //!
@@ -14,14 +17,27 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 
-/// At most this many bytes are promised in one piece. It bounds nothing but how often the next
-/// promise is asked for, and what the region costs in address space: 64 KiB, four of the largest
-/// records.
-pub const LIMIT: usize = 64 << 10;
+/// At most this many bytes are promised in one piece: 16 GiB, so that one promise can stand for all
+/// that is left of a body, and whoever writes it need not stay. It is address space, not memory.
+pub const LIMIT: usize = 16 << 30;
 
-/// What promises are slices of. On the heap and not a constant: a linker may give equal constants
-/// one address, and then some other buffer would look like a promise. Its pages are never touched.
-static REGION: LazyLock<Box<[u8]>> = LazyLock::new(|| vec![0; LIMIT].into_boxed_slice());
+/// What is promised in one piece where the process may not have that much address space: four of
+/// the largest records.
+const FALLBACK: usize = 64 << 10;
+
+/// What promises are slices of. Not a constant: a linker may give equal constants one address, and
+/// then some other buffer would look like a promise. Its pages are never touched.
+static REGION: LazyLock<&'static [u8]> =
+    LazyLock::new(|| reserve(LIMIT).unwrap_or_else(|| vec![0; FALLBACK].leak()));
+
+/// Address space that nothing else has, and that reads as zeros.
+fn reserve(length: usize) -> Option<&'static [u8]> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping of the kernel's choice touches no memory of ours.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, flags, -1, 0) };
+    // SAFETY: the mapping is `length` readable bytes, never written and never unmapped.
+    (at != libc::MAP_FAILED).then(|| unsafe { std::slice::from_raw_parts(at.cast(), length) })
+}
 
 /// Where the bytes of a promised body are. What is at an offset never changes.
 pub trait Source: Send + Sync + fmt::Debug {
@@ -45,11 +61,11 @@ pub trait Source: Send + Sync + fmt::Debug {
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
-/// A stand-in for the next `length` bytes of a source, or for [`LIMIT`] if that is less. It is as
-/// long as what it stands for.
+/// A stand-in for the next `length` bytes of a source, or for [`LIMIT`] (less where address space is
+/// short) if that is less. It is as long as what it stands for.
 #[must_use]
 pub fn promise(length: usize) -> Bytes {
-    Bytes::from_static(&REGION[..length.min(LIMIT)])
+    Bytes::from_static(&REGION[..length.min(REGION.len())])
 }
 
 /// Whether these bytes are a promise, or a part of one.
@@ -69,10 +85,10 @@ mod tests {
             assert_eq!(promise.len(), length.min(LIMIT));
             assert!(is_promise(&promise) && is_promise(&promise[promise.len() - 1..]));
             assert!(is_promise(&promise.slice(promise.len() / 2..)));
-            let copy = promise.to_vec();
-            assert!(!is_promise(&copy));
         }
-        static ZEROS: [u8; LIMIT] = [0; LIMIT];
-        assert!(!is_promise(&ZEROS) && !is_promise(&vec![0; LIMIT]) && !is_promise(b"x"));
+        static ZEROS: [u8; FALLBACK] = [0; FALLBACK];
+        assert!(!is_promise(&ZEROS) && !is_promise(&vec![0; FALLBACK]) && !is_promise(b"x"));
+        let copy = promise(1 << 20).to_vec();
+        assert!(!is_promise(&copy) && copy.iter().all(|byte| *byte == 0));
     }
 }

@@ -23,6 +23,7 @@ mod gathered;
 mod head;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -64,6 +65,8 @@ pub struct PacedStream {
     /// How many bytes of the record in flight the socket has accepted (a TLS stream takes all or
     /// nothing).
     accepted: usize,
+    /// All that is left of the body was promised and the caller told that it is written.
+    dripping: bool,
     ahead: Ahead,
     listener: Option<SocketAddr>,
 }
@@ -122,6 +125,7 @@ impl PacedStream {
             gathered: Gathered::default(),
             taken: 0,
             accepted: 0,
+            dripping: false,
             ahead: Ahead::default(),
             listener: None,
         }
@@ -153,6 +157,24 @@ impl PacedStream {
             Feed::Valve(valve) => (Some(valve), None),
             Feed::Source(source) => (None, Some(Supply::new(source))),
         };
+    }
+
+    /// Whether a body goes out whose rest was promised in one piece: the caller was told at once that
+    /// it is written, and whoever has the stream is to [drip it out](Self::drip_out).
+    #[must_use]
+    pub fn is_dripping(&self) -> bool {
+        self.dripping
+    }
+
+    /// Sends the rest of a body that was promised. Reads, writes and shutdowns do the same before
+    /// all else, so nothing is lost or overtaken without it; they take no time off a read's timeout
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// If the client is gone or the source fails; the connection is of no more use then.
+    pub async fn drip_out(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_rest(cx)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Control> {
@@ -197,6 +219,12 @@ impl PacedStream {
         let chunk = self.control().schedule.chunk();
         let record = left.map_or(chunk, |left| chunk.min(usize::try_from(left).unwrap_or(chunk)));
         let promised = is_promise(buf);
+        let missing = left.map(|left| left - self.gathered.len() as u64);
+        if promised && self.taken == 0 && missing == Some(buf.len() as u64) {
+            self.supplied()?;
+            self.dripping = true;
+            return Poll::Ready(Ok(buf.len()));
+        }
         if !promised && self.gathered.is_empty() && buf.len() >= record {
             ready!(self.poll_record(cx, Some(&buf[..record])))?;
             return Poll::Ready(Ok(record));
@@ -216,6 +244,25 @@ impl PacedStream {
             ready!(self.poll_record(cx, None))?;
         }
         Poll::Ready(Ok(std::mem::take(&mut self.taken)))
+    }
+
+    /// Sends what is left of a body that was promised whole.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.dripping {
+            let Phase::Body { left: Some(left) } = self.control().phase else { break };
+            let chunk = self.control().schedule.chunk();
+            let record = chunk.min(usize::try_from(left).unwrap_or(chunk));
+            self.gathered.promise(record - self.gathered.len());
+            if let Err(e) = ready!(self.poll_record(cx, None)) {
+                self.dripping = false;
+                self.release();
+                return Poll::Ready(Err(e));
+            }
+        }
+        if std::mem::take(&mut self.dripping) {
+            self.release();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Waits for the record's time and writes it: `record`, or what is gathered.
@@ -376,6 +423,7 @@ impl AsyncWrite for PacedStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        ready!(this.poll_rest(cx))?;
         let written = match this.control().phase {
             Phase::Idle | Phase::Head { .. } if is_promise(buf) => {
                 return Poll::Ready(Err(unsupplied()));
@@ -407,6 +455,7 @@ impl AsyncWrite for PacedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_rest(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
@@ -418,6 +467,7 @@ impl AsyncRead for PacedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_rest(cx))?;
         if this.ahead.take(buf) {
             return Poll::Ready(Ok(()));
         }

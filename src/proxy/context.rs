@@ -1,7 +1,8 @@
 //! What is remembered of one request, and the access log that comes of it: one line when the
 //! response begins, one when it ends, however it ends.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -76,6 +77,8 @@ pub struct Context {
     /// The start of a 403's body, until the error code was found.
     sniff: Option<Vec<u8>>,
     drip: Option<Drip>,
+    /// The drip that goes on when the request is over.
+    rest: Mutex<Option<Box<Rest>>>,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
     pub active: Option<Active>,
 }
@@ -136,10 +139,24 @@ impl Context {
         let Some(mut drip) = self.drip.take() else { return };
         drip.end = match e.map(Error::esource) {
             None => "done",
+            Some(_) if drip.entry.progress.source_failed() => "upstream",
             Some(ErrorSource::Downstream) => "client",
             Some(_) if drip.entry.progress.client_gone() => "client",
             Some(_) => "upstream",
         };
+    }
+
+    /// Parts with a response whose body goes on without the request; `closes`: the connection ends
+    /// with it.
+    pub fn part(&mut self, closes: bool) {
+        let active = self.active.take();
+        self.rest =
+            Mutex::new(self.drip.take().map(|drip| Box::new(Rest { drip, active, closes })));
+    }
+
+    /// What [`Self::part`] parted with, once.
+    pub fn rest(&self) -> Option<Box<Rest>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Begins to look through an error body.
@@ -169,6 +186,28 @@ pub struct Board {
     pub lifecycle: Lifecycle,
     /// The responses under way.
     pub drips: Drips,
+}
+
+/// All that is remembered of a request whose body still drips.
+pub struct Rest {
+    drip: Drip,
+    /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
+    active: Option<Active>,
+    closes: bool,
+}
+
+impl Rest {
+    /// Notes how the body ended, and logs it. Returns whether the connection is of further use.
+    pub fn end(mut self, sent: &io::Result<()>) -> bool {
+        self.drip.end = match sent {
+            Ok(()) => "done",
+            Err(_) if self.drip.entry.progress.source_failed() => "upstream",
+            Err(_) => "client",
+        };
+        drop(self.drip);
+        drop(self.active);
+        sent.is_ok() && !self.closes
+    }
 }
 
 /// A response under way. Dropped without [`Context::end`] only when a drain cuts it.

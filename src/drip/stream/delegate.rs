@@ -16,6 +16,8 @@ use super::PacedStream;
 #[async_trait]
 impl Shutdown for PacedStream {
     async fn shutdown(&mut self) {
+        // If that fails there is nobody left to say goodbye to.
+        let _ = self.drip_out().await;
         self.inner.shutdown().await;
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use pingora_core::protocols::Shutdown;
 use pingora_core::protocols::tls::SslStream;
 
 use super::*;
 use crate::drip::ChunkSize;
-use crate::drip::source::{LIMIT, Source, promise};
+use crate::drip::source::{Source, promise};
 use crate::tls::identity::Identity;
 use crate::tls::listener;
 
@@ -101,25 +102,33 @@ async fn all(mut far: DuplexStream, total: usize) -> (Vec<u8>, Vec<(Duration, us
     (bytes, seen)
 }
 
-async fn write_promises(stream: &mut PacedStream, length: usize) {
+/// Promises the whole body, at once or in pieces.
+async fn write_promises(stream: &mut PacedStream, length: usize, piece: usize) {
     let mut left = length;
     while left > 0 {
-        let promise = promise(left);
+        let promise = promise(left.min(piece));
         stream.write_all(&promise).await.unwrap();
         left -= promise.len();
     }
+    assert!(stream.is_dripping(), "the last piece is all that is left");
+    stream.drip_out().await.unwrap();
+    assert!(!stream.is_dripping());
 }
+
+/// Pieces of a promised body: all of it, a few records and a half, less than a record.
+const PIECES: [usize; 3] = [usize::MAX, 7000, 999];
 
 #[tokio::test(start_paused = true)]
 async fn the_source_s_bytes_leave_on_the_grid_at_hand_or_not() {
-    for (warm, counts) in [(1, (1, 4, 0)), (0, (1, 4, 4)), (2, (1, 4, 2))] {
+    let kinds = [(1, (1, 4, 0)), (0, (1, 4, 4)), (2, (1, 4, 2))];
+    for ((warm, counts), piece) in kinds.into_iter().flat_map(|k| PIECES.map(|p| (k, p))) {
         let (mut stream, far) = paced(1 << 20);
         let book = Book::new(warm);
         let reader = tokio::spawn(all(far, HEAD.len() + 10_000));
         let progress = arm(&stream, pace(3000, WAIT), 10_000, &book);
         stream.write_all(HEAD).await.unwrap();
         assert_eq!(book.counts(), (0, 0, 0), "nothing is read before its time");
-        write_promises(&mut stream, 10_000).await;
+        write_promises(&mut stream, 10_000, piece).await;
         let (bytes, seen) = reader.await.unwrap();
         assert!(bytes[HEAD.len()..] == story(10_000));
         let body: Vec<_> = seen.iter().filter(|s| s.1 != HEAD.len()).collect();
@@ -142,16 +151,18 @@ async fn a_record_that_waits_is_not_in_memory() {
     stream.write_all(HEAD).await.unwrap();
     stream.write_all(&promise(4096 + 100)).await.unwrap();
     // A record of two promises.
-    let rest = promise(20_000 - 4096 - 100);
-    let mut written = 0;
-    let write = tokio::time::timeout(WAIT / 2, async {
-        written += stream.write(&rest).await.unwrap();
-    });
+    let more = promise(5000);
+    let write = tokio::time::timeout(WAIT / 2, stream.write(&more));
     write.await.unwrap_err();
     assert_eq!(book.counts().1, 1);
     assert_eq!(stream.gathered.take_bytes().capacity(), 0);
     assert_eq!(stream.gathered.len(), 4096);
-    stream.write_all(&rest).await.unwrap();
+    stream.write_all(&more).await.unwrap();
+    stream.write_all(&promise(20_000 - 4096 - 100 - 5000)).await.unwrap();
+    tokio::time::timeout(WAIT / 2, stream.drip_out()).await.unwrap_err();
+    assert_eq!(stream.gathered.take_bytes().capacity(), 0);
+    assert_eq!(stream.gathered.len(), 4096);
+    stream.drip_out().await.unwrap();
     let (bytes, _) = all(far, HEAD.len() + 20_000).await;
     assert!(bytes[HEAD.len()..] == story(20_000));
     assert!(stream.timer.is_none() && stream.lock().supply.is_none(), "all is let go of");
@@ -212,7 +223,7 @@ async fn a_promise_without_a_source_is_an_error_and_nothing_is_sent() {
     // A source that the last response had is not this one's.
     let _progress = arm(&stream, pace(64, Duration::ZERO), 64, &Book::new(1));
     stream.write_all(HEAD).await.unwrap();
-    write_promises(&mut stream, 64).await;
+    write_promises(&mut stream, 64, 64).await;
     stream.write_all(&promise(1)).await.unwrap_err();
     drop(stream);
     let mut bytes = Vec::new();
@@ -223,14 +234,15 @@ async fn a_promise_without_a_source_is_an_error_and_nothing_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_full_socket_changes_no_byte_and_no_record() {
     for warm in [1, 0, 2, 3] {
-        for (chunk, record) in [(999, 999), (400, 50), (16_384, 16_384)] {
+        let sizes = [(999, 999), (400, 50), (16_384, 16_384)];
+        for ((chunk, record), piece) in sizes.into_iter().flat_map(|s| PIECES.map(|p| (s, p))) {
             let (mut stream, far) = paced(70);
             let book = Book::new(warm);
             let pace = Pace { chunk, record, wait: Duration::ZERO };
             let progress = arm(&stream, pace, 20_000, &book);
             let reader = tokio::spawn(all(far, HEAD.len() + 20_000));
             stream.write_all(HEAD).await.unwrap();
-            write_promises(&mut stream, 20_000).await;
+            write_promises(&mut stream, 20_000, piece).await;
             let (bytes, _) = reader.await.unwrap();
             assert!(bytes[HEAD.len()..] == story(20_000));
             assert_eq!(progress.records(), 20_000_u64.div_ceil(record as u64));
@@ -242,11 +254,11 @@ async fn a_full_socket_changes_no_byte_and_no_record() {
 async fn without_a_wait_each_record_is_one_read() {
     let (mut stream, far) = paced(1 << 20);
     let book = Book::new(1);
-    let length = 3 * LIMIT + 10;
+    let length = 200_010;
     let progress = arm(&stream, pace(5000, Duration::ZERO), length, &book);
     let start = Instant::now();
     stream.write_all(HEAD).await.unwrap();
-    write_promises(&mut stream, length).await;
+    write_promises(&mut stream, length, 64 << 10).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     let (bytes, _) = all(far, HEAD.len() + length).await;
     assert!(bytes[HEAD.len()..] == story(length));
@@ -256,13 +268,21 @@ async fn without_a_wait_each_record_is_one_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_fails_ends_the_write() {
-    for warm in [1, 0] {
+    for (warm, length) in [(1, 500), (0, 500), (1, 1000), (0, 1000)] {
         let (mut stream, mut far) = paced(1 << 20);
         let book = Book { warm, fails_at: Some(START + 250), ..Book::default() };
         let progress = arm(&stream, pace(100, WAIT), 1000, &Arc::new(book));
         stream.write_all(HEAD).await.unwrap();
-        let e = stream.write_all(&promise(1000)).await.unwrap_err();
+        let e = match length {
+            1000 => {
+                stream.write_all(&promise(1000)).await.unwrap();
+                stream.drip_out().await.unwrap_err()
+            }
+            _ => stream.write_all(&promise(length)).await.unwrap_err(),
+        };
         assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(!stream.is_dripping());
+        AsyncWriteExt::shutdown(&mut stream).await.unwrap();
         assert!(progress.source_failed() && !progress.client_gone());
         drop(stream);
         let mut bytes = Vec::new();
@@ -312,7 +332,34 @@ async fn a_full_tls_socket_takes_a_record_from_another_buffer() {
     let book = Book::new(2);
     let progress = arm(&stream, pace(4096, Duration::ZERO), LENGTH, &book);
     stream.write_all(HEAD).await.unwrap();
-    write_promises(&mut stream, LENGTH).await;
+    write_promises(&mut stream, LENGTH, 10_000).await;
     assert!(client.await.unwrap().unwrap()[HEAD.len()..] == story(LENGTH));
     assert_eq!((progress.records(), book.counts()), (25, (1, 50, 25)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_promised_whole_goes_before_whatever_the_stream_is_asked_next() {
+    for ask in 0..4 {
+        let (mut stream, mut far) = paced(1 << 20);
+        let progress = arm(&stream, pace(100, WAIT), 1000, &Book::new(1));
+        stream.write_all(HEAD).await.unwrap();
+        let start = Instant::now();
+        stream.write_all(&promise(1000)).await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(start.elapsed() < WAIT && progress.records() == 0, "the caller may go at once");
+        far.write_all(b"GET").await.unwrap();
+        match ask {
+            0 => stream.write_all(b"").await.unwrap(),
+            1 => stream.write_all(b"next").await.unwrap(),
+            2 => drop(stream.read(&mut [0; 10]).await.unwrap()),
+            _ => Shutdown::shutdown(&mut stream).await,
+        }
+        assert_eq!(progress.records(), if ask == 0 { 0 } else { 10 });
+        stream.drip_out().await.unwrap();
+        drop(stream);
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        let next: &[u8] = if ask == 1 { b"next" } else { b"" };
+        assert!(bytes == [HEAD, &story(1000), next].concat());
+    }
 }
