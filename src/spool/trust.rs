@@ -2,7 +2,6 @@
 //!
 //! Invariant: nothing is trusted beyond the end of its own signature. This file must not know S3.
 
-use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +9,7 @@ use lru::LruCache;
 use openssl::sha::sha256;
 
 /// Requests that are remembered; at 32 bytes and some each, a few MB.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+const REMEMBERED: usize = 65_536;
 
 /// What was authorised, by the digest of path and query, and until when that holds.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub struct Trust {
 impl Trust {
     /// Trust that `lasts` so long; none at all if that is zero.
     pub fn new(lasts: Duration) -> Self {
-        Self { lasts, until: Mutex::new(LruCache::new(REMEMBERED)) }
+        Self { lasts, until: Mutex::new(LruCache::unbounded()) }
     }
 
     /// Remembers a request, whose signature ends at `expires`. A signed one of which that is not
@@ -39,7 +38,11 @@ impl Trust {
             return;
         }
         let until = Instant::now() + lasts;
-        self.lock().put(sha256(target), until);
+        let mut remembered = self.lock();
+        remembered.put(sha256(target), until);
+        if remembered.len() > REMEMBERED {
+            remembered.pop_lru();
+        }
     }
 
     /// Whether that very request is to be trusted now.
