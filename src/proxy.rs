@@ -430,6 +430,8 @@ impl ProxyHttp for DripProxy {
         let closes = session.get_keepalive().is_none();
         ctx.part(closes);
         if closes {
+            // With it Pingora would close whatever is set here.
+            session.req_header_mut().remove_header(&header::CONNECTION);
             session.set_keepalive(Some(conversation::IDLE.as_secs()));
         }
     }

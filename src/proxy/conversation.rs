@@ -3,7 +3,7 @@
 //! Pingora's own loop would do, but it keeps a request's whole state, some 20 KB, for the hours that
 //! its body may drip. Here the request is over for Pingora once the client's stream has taken the
 //! promise of all that is left ([`PacedStream::is_dripping`]); what goes on is the stream and a
-//! [`Rest`], and Pingora sees the connection again when the next request may come.
+//! `Rest`, and Pingora sees the connection again when the next request may come.
 //!
 //! This file must not know what a request is about.
 
