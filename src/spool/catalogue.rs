@@ -73,6 +73,7 @@ impl Catalogue {
                 return Place::Present(object.read(target));
             }
             objects.pop(name);
+            self.metrics.objects.set(i64::try_from(objects.len()).unwrap_or(i64::MAX));
         }
         let Some(space) = self.space(&mut objects, length) else { return Place::Full };
         let object = Arc::new(Object::new(name.clone(), etag.clone(), length, space));
@@ -108,14 +109,27 @@ impl Catalogue {
 
     /// Makes room for an object of `length` bytes.
     fn space(&self, objects: &mut LruCache<ObjectName, Arc<Object>>, length: u64) -> Option<Space> {
-        if length > self.max_bytes {
+        let idle = |object: &Object| object.readers() == 0 && object.state() == State::Complete;
+        let enough = |used: u64, count: usize| {
+            count < self.max_objects && used.saturating_add(length) <= self.max_bytes
+        };
+        // The oldest that have to go; none goes if all together would not do.
+        let (mut used, mut count, mut going) = (self.used.get(), objects.len(), Vec::new());
+        for (name, object) in objects.iter().rev() {
+            if enough(used, count) {
+                break;
+            }
+            if idle(object) {
+                used = used.saturating_sub(object.length());
+                count -= 1;
+                going.push(name.clone());
+            }
+        }
+        if !enough(used, count) {
             return None;
         }
-        while objects.len() >= self.max_objects || self.used.get() + length > self.max_bytes {
-            let idle = |object: &Object| object.readers() == 0 && object.state() == State::Complete;
-            let oldest = objects.iter().rev().find(|(_, object)| idle(object));
-            let name = oldest.map(|(name, _)| name.clone())?;
-            objects.pop(&name);
+        for name in &going {
+            objects.pop(name);
             self.metrics.evictions.inc();
         }
         self.metrics.objects.set(i64::try_from(objects.len() + 1).unwrap_or(i64::MAX));
@@ -220,8 +234,9 @@ mod tests {
         let Place::New(filled) = join(&catalogue, "filled", "1", 15) else { panic!() };
         drop(fill(&catalogue, "idle", 5));
         assert!(matches!(join(&catalogue, "new", "1", 6), Place::Full));
-        assert!(catalogue.find(&name("idle")).is_none(), "as much as could go went");
+        assert!(catalogue.find(&name("idle")).is_some(), "it would have gone in vain");
         assert!(matches!(join(&catalogue, "new", "1", 5), Place::New(_)));
+        assert!(catalogue.find(&name("idle")).is_none());
         drop(read);
         assert!(matches!(join(&catalogue, "newer", "1", 10), Place::New(_)));
         assert!(catalogue.find(&name("read")).is_none());

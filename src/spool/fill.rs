@@ -61,8 +61,8 @@ impl Spool {
                 }
             }
         };
-        self.metrics.filling.dec();
         self.metrics.fills.with_label_values(&[end]).inc();
+        self.metrics.filling.dec();
     }
 
     async fn filled(&self, object: &Arc<Object>) -> Result<(), Failure> {
@@ -185,12 +185,12 @@ impl Spool {
         })
     }
 
-    /// Resolves when a fill is to stop because nobody reads, and less than half of it is there; a
-    /// fill that is over half done is finished for those who come next.
+    /// Resolves when a fill is to stop because nobody reads, and less than half of it is there. A fill
+    /// that is over half done, or was begun for a part, is finished for those who come next.
     async fn nobody(&self, object: &Arc<Object>) {
         loop {
             object.abandoned().await;
-            if object.filled() > object.length() / 2 {
+            if object.persists() {
                 std::future::pending::<()>().await;
             }
             if self.catalogue.abandon(object) {

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_core::Error;
+use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::sync::Semaphore;
 
@@ -203,7 +204,9 @@ impl Spool {
                     reading
                 }
                 Checked::Version { etag, length, head } => {
-                    if ask.request.method == Method::HEAD {
+                    // Neither needs more of the object than its head.
+                    let not_modified = not_modified_filter(ask.request, &head);
+                    if ask.request.method == Method::HEAD || not_modified {
                         let object = Object::head_only(ask.name.clone(), etag, length, *head);
                         let reading = Arc::new(Arc::new(object).read(target));
                         return Verdict::Serve(Served { reading, multipart: false });
@@ -236,6 +239,9 @@ impl Spool {
         length: u64,
         target: &Arc<[u8]>,
     ) -> Result<Reading, &'static str> {
+        if length == 0 {
+            return Err("empty");
+        }
         if length > self.settings.max_object {
             return Err("too_large");
         }
@@ -250,6 +256,9 @@ impl Spool {
             Place::Present(reading) => Ok(reading),
             Place::New(reading) => {
                 self.interest.satisfied(&ask.name);
+                if need.is_part_of(length) {
+                    reading.object().persist();
+                }
                 tokio::spawn(Arc::clone(self).fill(Arc::clone(reading.object())));
                 Ok(reading)
             }
@@ -291,7 +300,12 @@ impl Spool {
             }
         }
         let began = Instant::now();
-        let answer = self.client.get(ask.target, &headers).await;
+        let mut answer = self.client.get(ask.target, &headers).await;
+        let empty = answer.as_ref().is_ok_and(|a| a.status() == StatusCode::RANGE_NOT_SATISFIABLE);
+        if empty && ask.request.method == Method::HEAD {
+            // No byte can be had of it, so all of it costs nothing, and brings its head.
+            answer = self.client.get(ask.target, &headers[1..]).await;
+        }
         self.metrics.check_seconds.observe(began.elapsed().as_secs_f64());
         let checked = match answer {
             Ok(answer) => self.judge(ask, known, answer).await,
@@ -379,7 +393,7 @@ fn version(
     length: Option<u64>,
     mut head: ResponseHeader,
 ) -> Checked {
-    let (Some(etag), Some(length @ 1..)) = (etag, length) else {
+    let (Some(etag), Some(length)) = (etag, length) else {
         return Checked::Ended(Verdict::Direct("unstorable"));
     };
     let customer_key = |name: &HeaderName| headers::is_customer_key(name.as_str());

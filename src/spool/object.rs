@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -77,6 +77,8 @@ pub struct Object {
     readers: AtomicUsize,
     /// Told when the last reader leaves.
     left: Notify,
+    /// Its fill is finished whoever leaves.
+    persists: AtomicBool,
     tickets: Mutex<VecDeque<Arc<[u8]>>>,
     /// Gives its bytes of the budget back when the object goes.
     _space: Option<super::catalogue::Space>,
@@ -98,6 +100,7 @@ impl Object {
             state: watch::Sender::new(State::Waiting),
             readers: AtomicUsize::new(0),
             left: Notify::new(),
+            persists: AtomicBool::new(false),
             tickets: Mutex::default(),
             _space: Some(space),
         }
@@ -118,6 +121,7 @@ impl Object {
             state: watch::Sender::new(State::Failed(Failure::Abandoned)),
             readers: AtomicUsize::new(0),
             left: Notify::new(),
+            persists: AtomicBool::new(false),
             tickets: Mutex::default(),
             _space: None,
         }
@@ -176,6 +180,16 @@ impl Object {
     /// The newest request that S3 has authorised and not refused since.
     pub(super) fn ticket(&self) -> Option<Arc<[u8]>> {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()
+    }
+
+    /// Has the fill finished without readers too.
+    pub(super) fn persist(&self) {
+        self.persists.store(true, Ordering::Release);
+    }
+
+    /// Whether the fill is finished without readers too: that was asked for, or half of it is there.
+    pub(super) fn persists(&self) -> bool {
+        self.persists.load(Ordering::Acquire) || self.filled() > self.length / 2
     }
 
     /// Forgets a request that S3 refuses by now.

@@ -50,6 +50,8 @@ impl Need {
         }
         match range_header_filter(request, &mut head.clone(), None) {
             RangeType::None => Self::Whole,
+            // A suffix of no bytes, which the library takes for one.
+            RangeType::Single(range) if range.is_empty() => Self::Nothing,
             RangeType::Single(range) => {
                 Self::Part { start: range.start as u64, bytes: range.len() as u64, parts: 1 }
             }
@@ -60,6 +62,11 @@ impl Need {
             },
             RangeType::Invalid => Self::Nothing,
         }
+    }
+
+    /// Whether a fill for it goes on without readers: those of parts come and go.
+    pub fn is_part_of(&self, length: u64) -> bool {
+        matches!(self, Self::Part { bytes, .. } if *bytes < length)
     }
 
     /// Whether it is better asked of S3 than waited for.
@@ -153,6 +160,7 @@ mod tests {
         assert_eq!(need("bytes=-10", 1000), Need::Part { start: 990, bytes: 10, parts: 1 });
         assert_eq!(need("bytes=5-6,900-", 1000), Need::Part { start: 5, bytes: 102, parts: 2 });
         assert_eq!(need("bytes=1000-", 1000), Need::Nothing);
+        assert_eq!(need("bytes=-0", 1000), Need::Nothing);
         assert_eq!(need("lines=1-2", 1000), Need::Whole);
         let mut head = request("bytes=0-0");
         head.set_method(Method::HEAD);

@@ -6,6 +6,8 @@
 //! It must not look into the daemon: ports, readiness and drips are read from the log or asked of
 //! the admin port.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
