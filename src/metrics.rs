@@ -44,7 +44,8 @@ pub struct SpoolMetrics {
     /// Objects that are there or being filled.
     pub objects: IntGauge,
     /// Requests, by how they were served: `hit` (the object was complete), `fill` (it was being
-    /// filled, or began to be), `head` (from a head alone), `direct`.
+    /// filled, or began to be), `head` (from a head alone), `direct`, `relayed` (S3's own answer to
+    /// the check, a refusal most of the time), `failed` (S3 could not be asked).
     pub requests: IntCounterVec,
     /// Requests that went to S3 directly, by reason; see `spool::Bypass`.
     pub bypassed: IntCounterVec,
@@ -60,8 +61,9 @@ pub struct SpoolMetrics {
     pub client_bytes: IntCounter,
     /// Objects that gave way to others.
     pub evictions: IntCounter,
-    /// Requests that S3 was asked to authorise, by its answer: `unchanged`, `changed`, `new`,
-    /// `refused`, `failed`; `trusted` were not asked.
+    /// Requests that S3 was asked to authorise, by its answer: `unchanged`, `version` (another than
+    /// was known, or the first), `refused`, `direct` (nothing that can be stored), `failed`;
+    /// `trusted` were not asked.
     pub checks: IntCounterVec,
     /// How long S3 took to authorise, in seconds.
     pub check_seconds: Histogram,

@@ -8,6 +8,7 @@
 //! This file must not know who asks.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::{Method, header};
@@ -31,6 +32,9 @@ const CURIOUS: u64 = 4 * SMALL;
 /// Objects of which small ranges are counted.
 const COUNTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
+/// Ranges from this number on are ignored: what the library does when it serves them.
+const MAX_RANGES: Option<usize> = Some(200);
+
 /// What a request wants of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -48,12 +52,15 @@ impl Need {
         if request.method != Method::GET || !request.headers.contains_key(header::RANGE) {
             return Self::Whole;
         }
-        match range_header_filter(request, &mut head.clone(), None) {
+        match range_header_filter(request, &mut head.clone(), MAX_RANGES) {
             RangeType::None => Self::Whole,
             // A suffix of no bytes, which the library takes for one.
             RangeType::Single(range) if range.is_empty() => Self::Nothing,
             RangeType::Single(range) => {
                 Self::Part { start: range.start as u64, bytes: range.len() as u64, parts: 1 }
+            }
+            RangeType::Multi(several) if several.ranges.iter().any(Range::is_empty) => {
+                Self::Nothing
             }
             RangeType::Multi(several) => Self::Part {
                 start: several.ranges.iter().map(|range| range.start).min().unwrap_or(0) as u64,
@@ -161,6 +168,14 @@ mod tests {
         assert_eq!(need("bytes=5-6,900-", 1000), Need::Part { start: 5, bytes: 102, parts: 2 });
         assert_eq!(need("bytes=1000-", 1000), Need::Nothing);
         assert_eq!(need("bytes=-0", 1000), Need::Nothing);
+        assert_eq!(need("bytes=0-9,-0", 1000), Need::Nothing);
+        let many =
+            |n: u64| (0..n).map(|at| format!("{0}-{0}", 2 * at)).collect::<Vec<_>>().join(",");
+        assert_eq!(
+            need(&format!("bytes={}", many(199)), 1000),
+            Need::Part { start: 0, bytes: 199, parts: 199 }
+        );
+        assert_eq!(need(&format!("bytes={}", many(200)), 1000), Need::Whole);
         assert_eq!(need("lines=1-2", 1000), Need::Whole);
         let mut head = request("bytes=0-0");
         head.set_method(Method::HEAD);
