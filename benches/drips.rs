@@ -1,7 +1,8 @@
 //! `cargo bench --bench drips`: many drips at once, seen from the wire.
 //!
 //! A real nginx plays the HTTPS S3 origin, the dripline binary runs with the environment alone, and
-//! one process holds every device. What is measured: that every byte and every record is right, how
+//! one process holds every device. The spool is off, so that each drip reads from S3 itself; `spool`
+//! is the benchmark beside this one. What is measured: that every byte and every record is right, how
 //! far the gaps between records are from the wait, and what a drip costs in memory (process and
 //! sockets, both legs) and CPU. `--nginx` gives the same load to an nginx proxy tuned for the job.
 //!
@@ -19,11 +20,13 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use support::client::{Fleet, Load};
+use support::client::Load;
 use support::lab::Lab;
-use support::measure;
-use support::process::{self, Proxy};
-use support::report::{self, Figures, Memory};
+use support::nginx;
+use support::observe::Plan;
+use support::process::{self, Proxy, Spool};
+use support::program;
+use support::report::{self, Figures};
 
 /// What a run can be told. Sizes are bytes.
 #[derive(Parser)]
@@ -42,7 +45,7 @@ struct Args {
     #[arg(long, default_value_t = 4096)]
     chunk: usize,
     /// Time between two records, in whole milliseconds: `500ms`.
-    #[arg(long, default_value = "500ms", value_parser = milliseconds)]
+    #[arg(long, default_value = "500ms", value_parser = program::milliseconds)]
     wait: Duration,
     /// Bytes of the object; it must outlast the observation.
     #[arg(long, default_value_t = 20_000_000)]
@@ -63,7 +66,7 @@ struct Args {
     #[arg(long, default_value = env!("CARGO_BIN_EXE_dripline"))]
     dripline: PathBuf,
     /// A further variable for dripline, NAME=VALUE; may be repeated.
-    #[arg(long = "env", value_parser = variable)]
+    #[arg(long = "env", value_parser = program::variable)]
     environment: Vec<(String, String)>,
     /// Write the figures to this file as JSON.
     #[arg(long)]
@@ -91,38 +94,16 @@ impl Subject {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // One worker holds every device, so that it takes no more than one core from the proxy; this
-    // thread is another one, and may block on /proc and ss without delaying a device.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            tokio::select! {
-                outcome = run(&args) => outcome,
-                signal = interrupted() => Err(format!("ended by {signal}")),
-            }
-        }),
-        Err(error) => Err(format!("no runtime: {error}")),
-    };
-    match outcome {
-        Ok(verdict) if verdict.is_empty() => ExitCode::SUCCESS,
-        Ok(verdict) => {
-            verdict.iter().for_each(|line| eprintln!("FAILED: {line}"));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("drips: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("drips", run(&args))
 }
 
 /// Measures every subject and prints the figures. What comes back is what failed.
 async fn run(args: &Args) -> Result<Vec<String>, String> {
     args.possible()?;
     process::allow_open_files(2 * args.drips as u64 + 512)?;
-    let lab = Lab::new(args.object)?;
-    let origin = process::start_origin(&lab).await?;
+    let lab = Lab::new(1, args.object)?;
+    lab.write_objects()?;
+    let origin = nginx::start_origin(&lab).await?;
     let mut measured = Vec::new();
     for subject in args.subjects() {
         let proxy = match subject {
@@ -130,13 +111,13 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
                 let settings = process::Settings {
                     chunk: args.chunk,
                     wait: args.wait,
+                    spool: Spool::Off,
+                    origin: format!("https://localhost:{}", origin.port),
                     environment: &args.environment,
                 };
-                process::start_dripline(&lab, &args.dripline, origin.port, &settings).await?
+                process::start_dripline(&lab, &args.dripline, &settings).await?
             }
-            Subject::Nginx => {
-                process::start_nginx(&lab, origin.port, args.chunk, args.wait).await?
-            }
+            Subject::Nginx => nginx::start_direct(&lab, origin.port, args.chunk, args.wait).await?,
         };
         let figures = observe(args, &lab, &proxy, origin.port)
             .await
@@ -158,7 +139,7 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// One proxy's run: idle, ramp, observation, and what is left five seconds after.
+/// One proxy's run.
 async fn observe(
     args: &Args,
     lab: &Lab,
@@ -168,38 +149,14 @@ async fn observe(
     let load = Load {
         addr: proxy.addr(),
         tls: lab.connector()?,
-        object: lab.object(),
+        objects: lab.objects().to_vec(),
         chunk: args.chunk,
+        wait: args.wait,
         stall: (args.wait * 10).max(Duration::from_secs(10)),
     };
     support::client::warm_up(&load).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let idle = measure::pss(proxy.pid())?;
-
-    let mut fleet = Fleet::launch(load, args.drips, args.ramp);
-    eprintln!("{}: {} drips at {} per second …", proxy.name, args.drips, args.ramp);
-    let ramp = Duration::from_secs(args.drips as u64 / args.ramp);
-    fleet.ramped(ramp + Duration::from_secs(60)).await?;
-    // The last handshakes are behind us: two more records each, and then the clock counts.
-    tokio::time::sleep(2 * args.wait).await;
-
-    eprintln!("{}: observing for {} s …", proxy.name, args.seconds);
-    let cpu = measure::cpu(proxy.pid())?;
-    fleet.observe();
-    let mut memory = Memory { idle, ..Memory::default() };
-    let samples = args.seconds.clamp(1, 8);
-    for _ in 0..samples {
-        tokio::time::sleep(Duration::from_secs(args.seconds) / samples as u32).await;
-        memory.process.push(measure::pss(proxy.pid())?);
-        memory.sockets.push(measure::sockets(proxy.addr().port(), origin_port)?);
-    }
-    let cpu = measure::cpu(proxy.pid())? - cpu;
-    let fleet = fleet.stop().await;
-
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    memory.after = measure::pss(proxy.pid())?;
-    memory.sockets_after = measure::sockets(proxy.addr().port(), origin_port)?;
-    Ok(Figures::new(args.wait, args.seconds, cpu, memory, fleet))
+    let plan = Plan { drips: args.drips, ramp: args.ramp, seconds: args.seconds, origin_port };
+    plan.observe(proxy, load).await
 }
 
 /// What counts as failed: a broken drip always, a figure only if asked for, and records of another
@@ -245,8 +202,7 @@ fn write_json(path: &Path, args: &Args, named: &[(&str, &Figures)]) -> Result<()
     for (name, figures) in named {
         json[*name] = figures.json();
     }
-    let text = format!("{json:#}\n");
-    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    program::write_json(path, &json)
 }
 
 impl Args {
@@ -271,30 +227,5 @@ impl Args {
             ));
         }
         Ok(())
-    }
-}
-
-/// `500ms`, as the configuration writes it.
-fn milliseconds(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix("ms").and_then(|number| number.parse().ok()) {
-        Some(number) if number > 0 => Ok(Duration::from_millis(number)),
-        _ => Err("write whole milliseconds above 0, such as 500ms".to_owned()),
-    }
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
-/// Ctrl-C or a polite kill: both have to reach the destructors.
-async fn interrupted() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return "a missing signal handler";
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
     }
 }

@@ -1,28 +1,41 @@
-//! The devices: every drip is a TLS connection of its own that asks for the object, checks each
-//! record and each byte, and notes when the record's header came off the socket. It must not know
-//! what answers.
+//! The devices: every drip is a TLS connection of its own that asks for an object, checks each
+//! record and each byte, and notes when the record's header came off the socket. What they note is
+//! counted, not kept, so that ten thousand of them need little memory. It must not know what
+//! answers.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslConnector;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
 
-use super::lab::KEY;
+use super::lab::Object;
+use super::report::Histograms;
 use super::tap::Tap;
 
 /// A plaintext record's largest size (RFC 8446 §5.1): one read of so much returns one whole record.
 const RECORD: usize = 16_384;
 /// A response head longer than this is no head.
 const HEAD: usize = 16_384;
+/// The golden ratio's fraction: multiples of it, without their whole part, spread evenly.
+const GOLDEN: f64 = 0.618_033_988_75;
+
+thread_local! {
+    /// Where a record is decrypted and checked: nothing of it is kept, so a thread's drips share it.
+    static PLAINTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; RECORD]);
+}
 
 /// What every device asks for, and of whom.
 pub struct Load {
@@ -30,10 +43,12 @@ pub struct Load {
     pub addr: SocketAddr,
     /// The devices' side of TLS.
     pub tls: SslConnector,
-    /// What must come back.
-    pub object: Arc<[u8]>,
+    /// What is asked for: by drip 0 the first, by drip 1 the second, and so on around.
+    pub objects: Vec<Object>,
     /// Plaintext bytes of a body record.
     pub chunk: usize,
+    /// Time between two body records.
+    pub wait: Duration,
     /// A drip that is silent for so long has failed.
     pub stall: Duration,
 }
@@ -41,12 +56,18 @@ pub struct Load {
 /// One drip, as its device saw it.
 #[derive(Default)]
 pub struct Seen {
-    /// Arrivals of body records within the observation, in order.
-    pub arrivals: Vec<Instant>,
     /// Body records in all, before the observation too.
     pub records: u64,
     /// Of those, records of another size than the chunk, or shared with the response head.
     pub odd_records: u64,
+    /// Plaintext bytes of the largest record.
+    pub largest: usize,
+    /// When the observation's first body record came.
+    pub first: Option<Instant>,
+    /// When its last one came.
+    pub last: Option<Instant>,
+    /// Body bytes that came after `first`, up to `last`.
+    pub bytes: u64,
     /// Why it broke, if it did.
     pub failure: Option<String>,
 }
@@ -55,6 +76,10 @@ pub struct Seen {
 pub struct FleetSeen {
     /// One for each drip.
     pub drips: Vec<Seen>,
+    /// The gaps between the records of a drip, of all drips.
+    pub gaps: Histograms,
+    /// When the observation ended.
+    pub until: Instant,
     /// How late the devices' own runtime woke up, sampled every 10 ms of the observation: the part
     /// of a gap's deviation that says nothing of the proxy.
     pub lags: Vec<Duration>,
@@ -66,6 +91,17 @@ struct Shared {
     /// Drips that got their first body record, or failed.
     settled: AtomicUsize,
     observed_from: OnceLock<Instant>,
+    gaps: Mutex<Histograms>,
+}
+
+/// A body record, or a response head that shares one with the first of the body.
+pub struct Record {
+    /// When its header came off the socket.
+    pub at: Instant,
+    /// All its bytes.
+    pub plaintext: usize,
+    /// Those of the body.
+    pub body: usize,
 }
 
 /// The devices of a run. They end when this is dropped.
@@ -80,17 +116,20 @@ pub struct Fleet {
 impl Fleet {
     /// Starts `size` drips, `per_second` of them each second.
     pub fn launch(load: Load, size: usize, per_second: u64) -> Self {
-        let shared =
-            Arc::new(Shared { load, settled: AtomicUsize::new(0), observed_from: OnceLock::new() });
+        let gaps = Mutex::new(Histograms::new(load.wait));
+        let (settled, observed_from) = (AtomicUsize::new(0), OnceLock::new());
+        let shared = Arc::new(Shared { load, settled, observed_from, gaps });
         let (stop, stopped) = watch::channel(false);
         let mut drips = JoinSet::new();
         let start = tokio::time::Instant::now();
         for number in 0..size {
-            let at = start + Duration::from_secs_f64(number as f64 / per_second as f64);
+            // Not quite evenly: else 100 a second would share 50 phases of a wait of 500 ms.
+            let turn = number as f64 + (number as f64 * GOLDEN).fract();
+            let at = start + Duration::from_secs_f64(turn / per_second as f64);
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
             drips.spawn(async move {
                 tokio::time::sleep_until(at).await;
-                drip(&shared, stopped).await
+                drip(&shared, number, stopped).await
             });
         }
         let mut probe = JoinSet::new();
@@ -118,17 +157,19 @@ impl Fleet {
 
     /// Closes every connection, the way a device that lost its power does.
     pub async fn stop(mut self) -> FleetSeen {
+        let until = Instant::now();
         // Nobody listening means that every drip has ended already.
         let _ = self.stop.send(true);
+        let broken =
+            |error: JoinError| Seen { failure: Some(error.to_string()), ..Seen::default() };
         let mut drips = Vec::with_capacity(self.size);
         while let Some(seen) = self.drips.join_next().await {
-            drips.push(seen.unwrap_or_else(|error| Seen {
-                failure: Some(error.to_string()),
-                ..Seen::default()
-            }));
+            drips.push(seen.unwrap_or_else(broken));
         }
         let lags = self.probe.join_next().await.and_then(Result::ok).unwrap_or_default();
-        FleetSeen { drips, lags }
+        let mut gaps = self.shared.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        let gaps = std::mem::replace(&mut *gaps, Histograms::new(self.shared.load.wait));
+        FleetSeen { drips, gaps, until, lags }
     }
 }
 
@@ -136,20 +177,21 @@ impl Fleet {
 pub async fn warm_up(load: &Load) -> Result<(), String> {
     let ask = async {
         let mut stream = connect(load).await?;
-        send(&mut stream, "Range: bytes=0-99\r\nConnection: close\r\n").await?;
+        let object = &load.objects[0];
+        send(&mut stream, object, "Range: bytes=0-99\r\nConnection: close\r\n").await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.map_err(|error| format!("read: {error}"))?;
-        let right = answer.starts_with(b"HTTP/1.1 206") && answer.ends_with(&load.object[..100]);
+        let right = answer.starts_with(b"HTTP/1.1 206") && answer.ends_with(&object.body()[..100]);
         if right { Ok(()) } else { Err(format!("unexpected: {}", first_line(&answer))) }
     };
     let asked = timeout(load.stall, ask).await.unwrap_or_else(|_| Err("no answer".to_owned()));
     asked.map_err(|error| format!("the first request failed: {error}"))
 }
 
-async fn drip(shared: &Shared, mut stopped: watch::Receiver<bool>) -> Seen {
+async fn drip(shared: &Shared, number: usize, mut stopped: watch::Receiver<bool>) -> Seen {
     let mut seen = Seen::default();
     let outcome = tokio::select! {
-        outcome = follow(shared, &mut seen) => outcome,
+        outcome = follow(shared, number, &mut seen) => outcome,
         _ = stopped.wait_for(|stop| *stop) => Ok(()),
     };
     if let Err(failure) = outcome {
@@ -161,57 +203,112 @@ async fn drip(shared: &Shared, mut stopped: watch::Receiver<bool>) -> Seen {
     seen
 }
 
-/// Reads the object record by record. Returns only when something is wrong: the object is longer
-/// than the run.
-async fn follow(shared: &Shared, seen: &mut Seen) -> Result<(), String> {
+/// Reads an object record by record. Returns only when something is wrong: the object is longer than
+/// the run.
+async fn follow(shared: &Shared, number: usize, seen: &mut Seen) -> Result<(), String> {
     let load = &shared.load;
-    let begun = timeout(load.stall, async {
-        let mut stream = connect(load).await?;
-        send(&mut stream, "").await?;
-        Ok::<_, String>(stream)
-    });
-    let mut stream = begun.await.map_err(|_| "no connection in time")??;
-    let mut buffer = vec![0; RECORD];
-    let mut head = Vec::new();
-    let mut offset = None; // known once the head is read
-    loop {
-        let read = timeout(load.stall, stream.read(&mut buffer)).await;
-        let read = read
-            .map_err(|_| format!("silent for {:?}", load.stall))?
-            .map_err(|error| format!("read: {error}"))?;
-        if read == 0 {
-            return Err(format!("closed after {} body bytes", offset.unwrap_or(0)));
-        }
-        let arrived =
-            stream.get_mut().take(read).ok_or("a record is not as long as its plaintext")?;
-        let body = match offset {
-            Some(_) => &buffer[..read],
-            None => match past_head(&mut head, &buffer[..read], load.object.len())? {
-                Some(body) => body,
-                None => continue,
-            },
-        };
-        let from = offset.unwrap_or(0);
-        offset = Some(from + body.len());
-        if body.is_empty() {
-            continue; // the head had a record of its own
-        }
-        if load.object.get(from..from + body.len()) != Some(body) {
-            return Err(format!("wrong bytes at offset {from}"));
-        }
-        if (read, body.len()) != (load.chunk, load.chunk) {
-            seen.odd_records += 1;
-        }
+    let object = &load.objects[number % load.objects.len()];
+    let mut stream = timeout(load.stall, connect(load)).await.map_err(|_| "no connection")??;
+    fetch(&mut stream, object, load.stall, |record| shared.note(seen, &record)).await?;
+    Err("the whole object came within the run".to_owned())
+}
+
+impl Shared {
+    fn note(&self, seen: &mut Seen, record: &Record) {
         if seen.records == 0 {
-            shared.settled.fetch_add(1, Ordering::Relaxed);
+            self.settled.fetch_add(1, Ordering::Relaxed);
         }
         seen.records += 1;
-        if shared.observed_from.get().is_some_and(|from| arrived >= *from) {
-            seen.arrivals.push(arrived);
+        seen.largest = seen.largest.max(record.plaintext);
+        if (record.plaintext, record.body) != (self.load.chunk, self.load.chunk) {
+            seen.odd_records += 1;
         }
-        if from + body.len() == load.object.len() {
-            return Err("the whole object came within the run".to_owned());
+        if self.observed_from.get().is_none_or(|from| record.at < *from) {
+            return;
         }
+        match seen.last {
+            None => seen.first = Some(record.at),
+            Some(last) => {
+                seen.bytes += record.body as u64;
+                let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+                gaps.note(record.at.saturating_duration_since(last));
+            }
+        }
+        seen.last = Some(record.at);
+    }
+}
+
+/// Asks for `object` and reads all of it. Every record with some of its body is noted, once its bytes
+/// are known to be right. An error is what came instead, a wrong byte, or silence for `stall`.
+pub async fn fetch(
+    stream: &mut SslStream<Tap>,
+    object: &Object,
+    stall: Duration,
+    mut note: impl FnMut(Record),
+) -> Result<(), String> {
+    timeout(stall, send(stream, object, "")).await.map_err(|_| "the request got stuck")??;
+    let mut reading = Reading { object, head: Vec::new(), offset: None };
+    while reading.offset != Some(object.body().len()) {
+        let read = timeout(stall, next_record(stream, &mut reading)).await;
+        let record = read.map_err(|_| format!("silent for {stall:?}"))??;
+        if record.body > 0 {
+            note(record);
+        }
+    }
+    Ok(())
+}
+
+/// The next record, checked. Its bytes are in nobody's buffer afterwards.
+async fn next_record(
+    stream: &mut SslStream<Tap>,
+    reading: &mut Reading<'_>,
+) -> Result<Record, String> {
+    poll_fn(|cx| {
+        PLAINTEXT.with_borrow_mut(|plaintext| {
+            let mut plaintext = ReadBuf::new(plaintext);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut plaintext));
+            Poll::Ready(reading.accept(stream, read, plaintext.filled()))
+        })
+    })
+    .await
+}
+
+/// How far a response has been read.
+struct Reading<'a> {
+    object: &'a Object,
+    head: Vec<u8>,
+    /// Body bytes so far, once the head is complete.
+    offset: Option<usize>,
+}
+
+impl Reading<'_> {
+    fn accept(
+        &mut self,
+        stream: &mut SslStream<Tap>,
+        read: io::Result<()>,
+        plaintext: &[u8],
+    ) -> Result<Record, String> {
+        read.map_err(|error| format!("read: {error}"))?;
+        if plaintext.is_empty() {
+            return Err(format!("closed after {} body bytes", self.offset.unwrap_or(0)));
+        }
+        let at = stream.get_mut().take(plaintext.len());
+        let at = at.ok_or("a record is not as long as its plaintext")?;
+        let object = self.object.body();
+        let body = match self.offset {
+            Some(_) => plaintext,
+            None => match past_head(&mut self.head, plaintext, object.len())? {
+                Some(body) => body,
+                None => return Ok(Record { at, plaintext: plaintext.len(), body: 0 }),
+            },
+        };
+        let from = self.offset.unwrap_or(0);
+        self.head = Vec::new();
+        self.offset = Some(from + body.len());
+        if object.get(from..from + body.len()) != Some(body) {
+            return Err(format!("wrong bytes at offset {from}"));
+        }
+        Ok(Record { at, plaintext: plaintext.len(), body: body.len() })
     }
 }
 
@@ -240,7 +337,8 @@ fn past_head<'a>(
     Ok(Some(&bytes[end - before..]))
 }
 
-async fn connect(load: &Load) -> Result<SslStream<Tap>, String> {
+/// A TLS connection to the proxy.
+pub async fn connect(load: &Load) -> Result<SslStream<Tap>, String> {
     let tcp = TcpStream::connect(load.addr).await.map_err(|error| format!("connect: {error}"))?;
     let tls = load.tls.configure().and_then(|configuration| configuration.into_ssl("localhost"));
     let tls = tls.map_err(|error| format!("TLS: {error}"))?;
@@ -250,8 +348,9 @@ async fn connect(load: &Load) -> Result<SslStream<Tap>, String> {
     Ok(stream)
 }
 
-async fn send(stream: &mut SslStream<Tap>, headers: &str) -> Result<(), String> {
-    let request = format!("GET /file/{KEY} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+async fn send(stream: &mut SslStream<Tap>, object: &Object, headers: &str) -> Result<(), String> {
+    let target = &object.target;
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|error| format!("write: {error}"))
 }
 

@@ -1,9 +1,9 @@
-//! What a run needs on disk: a private CA, one server certificate for `localhost`, one random
-//! object. All of it lives in a temporary directory that goes with the value. It must not know
-//! which programs use it.
+//! What a run needs: a private CA, one server certificate for `localhost`, random objects. Files
+//! live in a temporary directory that goes with the value. It must not know which programs use it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use openssl::asn1::Asn1Time;
@@ -22,35 +22,74 @@ use tempfile::TempDir;
 
 /// The bucket's name, and so the first segment of an object's path at the origin.
 pub const BUCKET: &str = "bucket";
-/// The object's key.
-pub const KEY: &str = "object";
+/// How far each object begins beyond the one before, in the random bytes that all of them share:
+/// ten objects take the memory of one, and no byte offset holds the same in two of them. A prime,
+/// so that records never coincide.
+const STRIDE: usize = 4099;
+
+/// One object: some of the lab's random bytes.
+#[derive(Clone)]
+pub struct Object {
+    /// Its key.
+    pub key: String,
+    /// What a device asks the proxy for.
+    pub target: String,
+    random: Arc<[u8]>,
+    bytes: Range<usize>,
+}
+
+impl Object {
+    /// What must come back.
+    pub fn body(&self) -> &[u8] {
+        &self.random[self.bytes.clone()]
+    }
+
+    /// The same, asked for with this query.
+    pub fn asked_with(&self, query: &str) -> Self {
+        Self { target: format!("{}?{query}", self.target), ..self.clone() }
+    }
+}
 
 /// The temporary directory and what is in it.
 pub struct Lab {
     dir: TempDir,
-    object: Arc<[u8]>,
+    objects: Vec<Object>,
 }
 
 impl Lab {
-    /// Makes the certificates and an object of `size` random bytes.
-    pub fn new(size: usize) -> Result<Self, String> {
+    /// Makes the certificates and `count` objects of `size` random bytes each.
+    pub fn new(count: usize, size: usize) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("dripline-bench-").tempdir();
         let dir = dir.map_err(|error| format!("no temporary directory: {error}"))?;
-        let mut object = vec![0; size];
-        openssl::rand::rand_bytes(&mut object)
+        let mut random = vec![0; size + count * STRIDE];
+        openssl::rand::rand_bytes(&mut random)
             .map_err(|error| format!("no random bytes: {error}"))?;
-        let lab = Self { dir, object: object.into() };
+        let random: Arc<[u8]> = random.into();
+        let object = |number: usize| Object {
+            key: format!("object{number}"),
+            target: format!("/file/object{number}"),
+            random: Arc::clone(&random),
+            bytes: number * STRIDE..number * STRIDE + size,
+        };
+        let lab = Self { dir, objects: (0..count).map(object).collect() };
         lab.write_certificates().map_err(|error| format!("cannot make certificates: {error}"))?;
-        let bucket = lab.origin_root().join(BUCKET);
-        fs::create_dir_all(&bucket).map_err(|error| format!("{}: {error}", bucket.display()))?;
-        fs::write(bucket.join(KEY), &lab.object)
-            .map_err(|error| format!("cannot write the object: {error}"))?;
         Ok(lab)
     }
 
-    /// The object's bytes, shared by every device.
-    pub fn object(&self) -> Arc<[u8]> {
-        Arc::clone(&self.object)
+    /// The objects. They share their bytes.
+    pub fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// Writes the objects as files of the bucket, below [`Lab::origin_root`].
+    pub fn write_objects(&self) -> Result<(), String> {
+        let bucket = self.origin_root().join(BUCKET);
+        fs::create_dir_all(&bucket).map_err(|error| format!("{}: {error}", bucket.display()))?;
+        for object in &self.objects {
+            fs::write(bucket.join(&object.key), object.body())
+                .map_err(|error| format!("cannot write an object: {error}"))?;
+        }
+        Ok(())
     }
 
     /// A path inside the directory.
@@ -71,6 +110,11 @@ impl Lab {
     /// The server certificate for `localhost`, in PEM.
     pub fn cert(&self) -> PathBuf {
         self.path("cert.pem")
+    }
+
+    /// The server certificate and its key in one file, which is what HAProxy reads.
+    pub fn cert_and_key(&self) -> PathBuf {
+        self.path("cert-and-key.pem")
     }
 
     /// The server certificate's key, in PEM.
@@ -96,15 +140,13 @@ impl Lab {
         let ca = certificate("dripline benchmark CA", &ca_key, None)?;
         let key = p256()?;
         let cert = certificate("localhost", &key, Some((&ca, &ca_key)))?;
-        write(&self.ca(), &ca.to_pem()?)?;
-        write(&self.cert(), &cert.to_pem()?)?;
-        write(&self.key(), &key.private_key_to_pem_pkcs8()?)?;
+        fs::write(self.ca(), ca.to_pem()?)?;
+        let (cert, key) = (cert.to_pem()?, key.private_key_to_pem_pkcs8()?);
+        fs::write(self.cert(), &cert)?;
+        fs::write(self.key(), &key)?;
+        fs::write(self.cert_and_key(), [cert, key].concat())?;
         Ok(())
     }
-}
-
-fn write(path: &Path, pem: &[u8]) -> std::io::Result<()> {
-    fs::write(path, pem)
 }
 
 fn p256() -> Result<PKey<Private>, ErrorStack> {

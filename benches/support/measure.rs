@@ -1,4 +1,5 @@
-//! What the kernel says of a process and its sockets. Nothing here knows what the process does.
+//! What the kernel says of a program, with all its processes, and of its sockets. Nothing here knows
+//! what the program does.
 //!
 //! A socket's memory is what the kernel charges it for: queued packets with their overhead, both
 //! ways, and what it holds in reserve. The socket structures themselves (slab, about 5 KB each)
@@ -33,8 +34,32 @@ impl Sockets {
     }
 }
 
-/// A process's memory in bytes, shared pages divided by their users (proportional set size).
+/// A program's processes: `pid` and whatever descends from it.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = family.get(next) {
+        // A process that is gone has no children.
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let children = children.unwrap_or_default();
+        family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        next += 1;
+    }
+    family
+}
+
+/// A program's memory in bytes, all its processes, pages that are shared divided by their users
+/// (proportional set size).
 pub fn pss(pid: u32) -> Result<u64, String> {
+    family(pid).into_iter().map(pss_of_process).sum()
+}
+
+/// CPU time that a program's processes took so far, all threads, in user space and in the kernel.
+pub fn cpu(pid: u32) -> Result<Duration, String> {
+    family(pid).into_iter().map(cpu_of_process).sum()
+}
+
+fn pss_of_process(pid: u32) -> Result<u64, String> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -42,8 +67,7 @@ pub fn pss(pid: u32) -> Result<u64, String> {
     kibibytes.map(|number| number * 1024).ok_or_else(|| format!("{path} has no Pss"))
 }
 
-/// CPU time that a process took so far, all threads, in user space and in the kernel.
-pub fn cpu(pid: u32) -> Result<Duration, String> {
+fn cpu_of_process(pid: u32) -> Result<Duration, String> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The name may hold spaces and brackets, so count from its end: utime and stime are fields 14

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::client::{FleetSeen, Seen};
@@ -23,26 +24,68 @@ pub struct Memory {
     pub sockets_after: Sockets,
 }
 
-/// The gaps between two body records of one drip, of all drips together. Milliseconds.
+/// What a drip should be like.
+#[derive(Clone, Copy)]
+pub struct Schedule {
+    /// Body bytes of a record.
+    pub chunk: usize,
+    /// Time between two records.
+    pub wait: Duration,
+}
+
+/// Gaps between two body records of one drip, of all drips together, counted as they come: their
+/// memory does not grow. Microseconds, up to a minute.
+pub struct Histograms {
+    wait: Duration,
+    gaps: Histogram<u64>,
+    deviations: Histogram<u64>,
+}
+
+/// A longer gap counts as one minute.
+const LONGEST: u64 = 60_000_000;
+
+impl Histograms {
+    /// Nothing counted yet. The records are `wait` apart when all is well.
+    pub fn new(wait: Duration) -> Self {
+        // Four digits: 0.05 ms at 500 ms.
+        let new = || Histogram::new_with_bounds(1, LONGEST, 4).expect("constant and valid bounds");
+        Self { wait, gaps: new(), deviations: new() }
+    }
+
+    /// Counts one gap.
+    pub fn note(&mut self, gap: Duration) {
+        let count = |histogram: &mut Histogram<u64>, time: Duration| {
+            histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(LONGEST));
+        };
+        count(&mut self.gaps, gap);
+        count(&mut self.deviations, gap.abs_diff(self.wait));
+    }
+}
+
+/// What the histograms say, in milliseconds, and how far drips were from their schedule.
 #[derive(Default)]
 pub struct Gaps {
     /// How many gaps there are.
-    pub count: usize,
+    pub count: u64,
     /// The 1st percentile.
     pub p1: f64,
     /// The median.
     pub p50: f64,
     /// The 99th percentile.
     pub p99: f64,
+    /// Median of |gap - wait|.
+    pub deviation_p50: f64,
     /// 99th percentile of |gap - wait|.
     pub deviation_p99: f64,
     /// Largest |gap - wait|.
     pub deviation_max: f64,
-    /// A drip's time for its records against the schedule's, in percent, the mean of all drips:
+    /// A drip's time for its bytes against the schedule's, in percent, the mean of all drips:
     /// positive is slow.
     pub drift_mean: f64,
     /// The same of the drip that is farthest off, without its sign.
     pub drift_worst: f64,
+    /// The 1st percentile of all drips' rates, 1 being the schedule's.
+    pub rate_p1: f64,
 }
 
 /// What a run says of one proxy.
@@ -57,6 +100,8 @@ pub struct Figures {
     pub records: u64,
     /// Of those, records of another size than the chunk.
     pub odd_records: u64,
+    /// Plaintext bytes of the largest record.
+    pub largest: usize,
     /// When they came.
     pub gaps: Gaps,
     seconds: u64,
@@ -66,41 +111,43 @@ pub struct Figures {
 }
 
 impl Gaps {
-    /// The gaps of `drips`, whose schedule has one record per `wait`.
-    fn of(drips: &[Seen], wait: Duration) -> Self {
-        let wait = milliseconds(wait);
-        let gap = |pair: &[Instant]| milliseconds(pair[1] - pair[0]);
-        let mut gaps: Vec<f64> =
-            drips.iter().flat_map(|drip| drip.arrivals.windows(2).map(gap)).collect();
-        gaps.sort_by(f64::total_cmp);
-        let mut deviations: Vec<f64> = gaps.iter().map(|gap| (gap - wait).abs()).collect();
-        deviations.sort_by(f64::total_cmp);
-        let drifts: Vec<f64> =
-            drips.iter().filter_map(|drip| drift(&drip.arrivals, wait)).collect();
+    fn of(fleet: &FleetSeen, schedule: Schedule) -> Self {
+        let at = |histogram: &Histogram<u64>, quantile| {
+            histogram.value_at_quantile(quantile) as f64 / 1000.0
+        };
+        let Histograms { gaps, deviations, .. } = &fleet.gaps;
+        let mut rates: Vec<f64> =
+            fleet.drips.iter().filter_map(|drip| rate(drip, fleet.until, schedule)).collect();
+        rates.sort_by(f64::total_cmp);
+        let drifts = || rates.iter().map(|rate| (1.0 / rate - 1.0) * 100.0);
         Self {
             count: gaps.len(),
-            p1: percentile(&gaps, 1.0),
-            p50: percentile(&gaps, 50.0),
-            p99: percentile(&gaps, 99.0),
-            deviation_p99: percentile(&deviations, 99.0),
-            deviation_max: percentile(&deviations, 100.0),
-            drift_mean: drifts.iter().sum::<f64>() / drifts.len().max(1) as f64,
-            drift_worst: drifts.iter().fold(0.0, |worst, drift| drift.abs().max(worst)),
+            p1: at(gaps, 0.01),
+            p50: at(gaps, 0.5),
+            p99: at(gaps, 0.99),
+            deviation_p50: at(deviations, 0.5),
+            deviation_p99: at(deviations, 0.99),
+            deviation_max: at(deviations, 1.0),
+            drift_mean: drifts().sum::<f64>() / rates.len().max(1) as f64,
+            drift_worst: drifts().fold(0.0, |worst, drift| drift.abs().max(worst)),
+            rate_p1: percentile(&rates, 1.0),
         }
     }
 }
 
-/// The time that a drip took for its records against the schedule's, in percent.
-fn drift(arrivals: &[Instant], wait: f64) -> Option<f64> {
-    let (first, last) = (arrivals.first()?, arrivals.last()?);
-    let due = wait * (arrivals.len() - 1) as f64;
-    (due > 0.0).then(|| (milliseconds(*last - *first) / due - 1.0) * 100.0)
+/// The bytes that a drip got against the schedule's, between its first record and its last; up to the
+/// observation's end, if it has been silent for longer than it should.
+fn rate(drip: &Seen, until: Instant, schedule: Schedule) -> Option<f64> {
+    let (first, last) = (drip.first?, drip.last?);
+    let end = if until.saturating_duration_since(last) > 2 * schedule.wait { until } else { last };
+    let due = (end - first).as_secs_f64() / schedule.wait.as_secs_f64() * schedule.chunk as f64;
+    (due > 0.0).then(|| drip.bytes as f64 / due)
 }
 
 impl Figures {
     /// Sums a run up.
     pub fn new(
-        wait: Duration,
+        schedule: Schedule,
         seconds: u64,
         cpu: Duration,
         memory: Memory,
@@ -116,7 +163,8 @@ impl Figures {
             failures: failures.iter().take(5).map(|why| (*why).clone()).collect(),
             records: fleet.drips.iter().map(|drip| drip.records).sum(),
             odd_records: fleet.drips.iter().map(|drip| drip.odd_records).sum(),
-            gaps: Gaps::of(&fleet.drips, wait),
+            largest: fleet.drips.iter().map(|drip| drip.largest).max().unwrap_or_default(),
+            gaps: Gaps::of(&fleet, schedule),
             seconds,
             cpu,
             memory,
@@ -127,6 +175,11 @@ impl Figures {
     /// What a drip costs in bytes: process and sockets, each at its highest sample.
     pub fn per_drip(&self) -> f64 {
         self.process_per_drip() + self.device_per_drip() + self.upstream_per_drip()
+    }
+
+    /// What a drip costs in seconds of CPU time, within the observation.
+    pub fn cpu_per_drip(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.drips as f64
     }
 
     fn process_per_drip(&self) -> f64 {
@@ -162,10 +215,12 @@ impl Figures {
             "failed": self.failed,
             "records": self.records,
             "odd_records": self.odd_records,
+            "largest_record_bytes": self.largest,
             "gaps": self.gaps.count,
             "gap_ms": { "p1": self.gaps.p1, "p50": self.gaps.p50, "p99": self.gaps.p99 },
-            "deviation_ms": { "p99": self.gaps.deviation_p99, "max": self.gaps.deviation_max },
+            "deviation_ms": { "p50": self.gaps.deviation_p50, "p99": self.gaps.deviation_p99, "max": self.gaps.deviation_max },
             "drift_percent": { "mean": self.gaps.drift_mean, "worst": self.gaps.drift_worst },
+            "rate_p1": self.gaps.rate_p1,
             "client_lag_p99_ms": self.lag_p99,
             "memory_per_drip_bytes": {
                 "process": self.process_per_drip(),
@@ -176,11 +231,11 @@ impl Figures {
             "process_bytes": { "idle": self.memory.idle, "samples": self.memory.process, "after": self.memory.after },
             "sockets_after": self.memory.sockets_after.count(),
             "cpu_seconds": self.cpu.as_secs_f64(),
+            "cpu_seconds_per_drip": self.cpu_per_drip(),
         })
     }
 
-    /// The table's lines but for the first: name, value for people, value to compare.
-    fn rows(&self) -> Vec<(&'static str, String, Option<f64>)> {
+    fn rows(&self) -> Vec<Row> {
         let kilobytes = |bytes: f64| (format!("{:.1} KB", bytes / 1000.0), Some(bytes));
         let ms = |value: f64| format!("{value:.2} ms");
         let row = |name, (text, value): (String, Option<f64>)| (name, text, value);
@@ -192,18 +247,21 @@ impl Figures {
                 format!("{}, {}", self.records, self.odd_records),
                 None,
             ),
+            ("largest record", format!("{} bytes", self.largest), None),
             (
                 "gap p1, p50, p99",
                 format!("{:.1} {:.1} {:.1} ms", gaps.p1, gaps.p50, gaps.p99),
                 None,
             ),
-            ("|gap - wait| p99", ms(gaps.deviation_p99), None),
-            ("|gap - wait| max", ms(gaps.deviation_max), None),
+            ("|gap - wait| p50", ms(gaps.deviation_p50), Some(gaps.deviation_p50)),
+            ("|gap - wait| p99", ms(gaps.deviation_p99), Some(gaps.deviation_p99)),
+            ("|gap - wait| max", ms(gaps.deviation_max), Some(gaps.deviation_max)),
             (
                 "drift mean, worst",
                 format!("{:+.3} %, {:.3} %", gaps.drift_mean, gaps.drift_worst),
                 None,
             ),
+            ("rate p1, schedule = 1", format!("{:.4}", gaps.rate_p1), Some(gaps.rate_p1)),
             row("memory per drip: process", kilobytes(self.process_per_drip())),
             row("  device socket", kilobytes(self.device_per_drip())),
             row("  upstream socket", kilobytes(self.upstream_per_drip())),
@@ -218,35 +276,46 @@ impl Figures {
                 None,
             ),
             ("sockets 5 s after", self.memory.sockets_after.count().to_string(), None),
+            ("CPU", format!("{:.2} s in {} s", self.cpu.as_secs_f64(), self.seconds), None),
             (
-                "CPU",
-                format!("{:.2} s in {} s", self.cpu.as_secs_f64(), self.seconds),
-                Some(self.cpu.as_secs_f64()),
+                "  per drip",
+                format!("{:.2} ms", self.cpu_per_drip() * 1000.0),
+                Some(self.cpu_per_drip()),
             ),
             ("devices' own lag p99", ms(self.lag_p99), None),
         ]
     }
 }
 
-/// The figures side by side; with two proxies, the first against the second.
+/// The figures side by side; behind each column but the first, the first against it.
 pub fn table(named: &[(&str, &Figures)]) -> String {
-    let columns: Vec<_> = named.iter().map(|(_, figures)| figures.rows()).collect();
-    let header: String = named.iter().map(|(name, _)| format!("{name:>26}")).collect();
-    let ratio = if named.len() == 2 { format!("{:>8}", "ratio") } else { String::new() };
-    let mut text = format!("{:<30}{header}{ratio}\n", "");
-    let Some(first) = columns.first() else {
-        return text;
+    let columns: Vec<_> = named.iter().map(|(name, figures)| (*name, figures.rows())).collect();
+    lay_out(&columns)
+}
+
+/// A line of a table: what it is, the value for people, the value to compare if that makes sense.
+pub type Row = (&'static str, String, Option<f64>);
+
+/// Columns of the same rows, as text.
+pub fn lay_out(columns: &[(&str, Vec<Row>)]) -> String {
+    let Some(((ours, rows), others)) = columns.split_first() else {
+        return String::new();
     };
-    for (index, (name, ..)) in first.iter().enumerate() {
-        let cells: String = columns.iter().map(|rows| format!("{:>26}", rows[index].1)).collect();
-        let ratio = match columns.as_slice() {
-            [ours, theirs] => ours[index]
-                .2
-                .zip(theirs[index].2.filter(|theirs| *theirs > 0.0))
-                .map(|(ours, theirs)| format!("{:>8.2}", ours / theirs)),
-            _ => None,
-        };
-        text += &format!("{name:<30}{cells}{}\n", ratio.unwrap_or_default());
+    let mut text = format!("{:<30}{ours:>26}", "");
+    for (theirs, _) in others {
+        text += &format!("{theirs:>26}{:>8}", "ratio");
+    }
+    text.push('\n');
+    for (index, (name, ours, ours_value)) in rows.iter().enumerate() {
+        text += &format!("{name:<30}{ours:>26}");
+        for (_, rows) in others {
+            let (_, theirs, theirs_value) = &rows[index];
+            let ratio = ours_value.zip(theirs_value.filter(|value| *value > 0.0));
+            let ratio = ratio.map(|(ours, theirs)| format!("{:.2}", ours / theirs));
+            text += &format!("{theirs:>26}{:>8}", ratio.unwrap_or_default());
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
     }
     text
 }
