@@ -2,10 +2,12 @@
 //!
 //! # One request's life
 //!
-//! 1. [`server`] accepts a connection. On a TLS listener [`tls::listener`] tells OpenSSL the largest
+//! 1. [`server`] accepts a connection; [`proxy_protocol`] reads whose it is, if a load balancer stands
+//!    before it, and [`limits::door`] counts it. On a TLS listener [`tls::listener`] tells OpenSSL the largest
 //!    record it may send, the handshake's included: the smallest of the device's [`profile`] and of
 //!    what its ClientHello asks for ([`tls::record`]). The connection is wrapped in a
-//!    [`drip::stream::PacedStream`] and handed to Pingora's HTTP/1.1.
+//!    [`drip::stream::PacedStream`]. [`limits::conversation`] reads each request's head, has
+//!    [`framing`] judge it, and hands it to Pingora's HTTP/1.1.
 //! 2. [`proxy`] is called phase by phase. [`route`] turns `/file/<key>?<query>` into an object key,
 //!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
 //!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
@@ -24,13 +26,13 @@
 //!
 //! # The map
 //!
-//! `main` → [`cli`] → [`server`] → { [`proxy`], [`admin`], [`lifecycle`] } → [`spool`] → { [`s3`],
+//! `main` → [`cli`] → [`server`] → { [`proxy`], [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`] } → [`spool`] → { [`s3`],
 //! [`tls`], [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
 //! down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
-//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`profile`], [`units`],
+//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
 //! [`spool::admission`]. Time is a parameter there.
 
@@ -40,13 +42,16 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod drip;
+pub mod framing;
 pub mod lifecycle;
+pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod probe;
 pub mod profile;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod route;
 pub mod s3;
 pub mod server;

@@ -32,8 +32,23 @@ pub struct Metrics {
     pub body_records: IntCounter,
     /// Requests that S3 could not answer, by reason: `connect`, `timeout`, `redirect`, `response`.
     pub upstream_failures: IntCounterVec,
+    /// PROXY protocol headers, by what came of them: `client` (it names one), `own` (the connection is
+    /// the balancer's own), `untrusted` (the connection is from elsewhere), `invalid`, `timeout`.
+    pub proxy_headers: IntCounterVec,
+    /// The limits'.
+    pub limits: LimitMetrics,
     /// The spool's.
     pub spool: SpoolMetrics,
+}
+
+/// What clients ran into.
+#[derive(Debug, Clone)]
+pub struct LimitMetrics {
+    /// Connections and requests, by the limit that ended them: the keys of `limits`.
+    pub limited: IntCounterVec,
+    /// Requests refused because they can be read in several ways or in none, by
+    /// [`reason`](crate::framing::Defect::label).
+    pub malformed: IntCounterVec,
 }
 
 /// The counters and gauges of the spool.
@@ -173,6 +188,23 @@ impl Metrics {
                 "Requests that S3 could not answer.",
                 "reason",
             ),
+            proxy_headers: family(
+                "dripline_proxy_protocol_total",
+                "Connections on listeners with a PROXY protocol, by what came of its header.",
+                "result",
+            ),
+            limits: LimitMetrics {
+                limited: family(
+                    "dripline_limited_total",
+                    "Connections and requests ended by a limit.",
+                    "limit",
+                ),
+                malformed: family(
+                    "dripline_malformed_requests_total",
+                    "Requests refused for their framing.",
+                    "reason",
+                ),
+            },
             spool,
             registry,
         }

@@ -8,7 +8,6 @@
 
 mod answer;
 mod context;
-pub mod conversation;
 pub mod running;
 
 use std::any::Any;
@@ -29,6 +28,7 @@ use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
 use crate::drip::{Pace, Progress};
+use crate::limits::gate::Gate;
 use crate::profile::{Facts, Profiles};
 use crate::route::{Route, route};
 use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
@@ -194,12 +194,6 @@ impl ProxyHttp for DripProxy {
 
     fn new_ctx(&self) -> Context {
         Context::default()
-    }
-
-    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
-        // Off by default, and then a second request that came early is lost.
-        session.as_downstream_mut().set_pipelining_enabled(true);
-        Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
@@ -425,18 +419,20 @@ impl ProxyHttp for DripProxy {
         if e.is_some() || !paced(session).is_some_and(PacedStream::is_dripping) {
             return ctx.end(e);
         }
-        // The stream has the body's promise and drips on alone: see `conversation`. A connection
+        // The stream has the body's promise and drips on alone: see `limits::conversation`. A connection
         // that is to end with this response must not be closed before.
-        let closes = session.get_keepalive().is_none();
+        let reuses = session.get_keepalive_reuses_remaining();
+        let closes = session.get_keepalive().is_none() || reuses == Some(0);
         ctx.part(closes);
         if closes {
             // With it Pingora would close whatever is set here.
             session.req_header_mut().remove_header(&header::CONNECTION);
-            session.set_keepalive(Some(conversation::IDLE.as_secs()));
+            session.set_keepalive(Some(0));
+            session.set_keepalive_reuses_remaining(None);
         }
     }
 
-    /// Hands what is left to do to [`conversation`], not to the next request.
+    /// Hands what is left to do to `limits::conversation`, not to the next request.
     fn persist_connection_context(
         &self,
         _: &Session,
@@ -467,7 +463,8 @@ fn trim(head: &mut ResponseHeader, extra: &[HeaderPattern]) {
 
 /// The client's stream under Pingora's session.
 fn paced(session: &Session) -> Option<&PacedStream> {
-    (**session.as_downstream().stream()?).as_any().downcast_ref()
+    let gate = (**session.as_downstream().stream()?).as_any().downcast_ref::<Gate>();
+    gate.map(Gate::paced)
 }
 
 /// How many body bytes follow this head; `None` if only their end will tell (RFC 9112 §6.3).

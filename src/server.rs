@@ -4,13 +4,16 @@
 //! The accept loop is dripline's own, around Pingora's proxy, because Pingora's has a fixed
 //! handshake timeout, a fixed grace period and no way to count connections.
 
+mod introduction;
+
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use log::{debug, info, warn};
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
@@ -30,12 +33,14 @@ use crate::admin::Admin;
 use crate::config::{Config, ListenerTls};
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
+use crate::limits::conversation;
+use crate::limits::door::Door;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::profile::{Facts, Profiles};
-use crate::proxy::conversation;
 use crate::proxy::running::Drips;
 use crate::proxy::{Board, DripProxy};
+use crate::proxy_protocol::Trusted;
 use crate::s3::client::Client;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
@@ -46,10 +51,6 @@ use crate::tls::reload::Reloading;
 /// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
 /// net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-
-/// How long a client may take for the TLS handshake. A device on a slow modem needs seconds for
-/// the arithmetic alone.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that the kernel keeps for a client beyond what the network has taken. A device that stalls
 /// gets no more than this in one go when it reads on, and costs no more.
@@ -65,6 +66,7 @@ pub struct Server {
     health: Option<TcpListener>,
     proxy: Arc<HttpProxy<DripProxy>>,
     board: Board,
+    door: Arc<Door>,
     drain_timeout: Duration,
     reload: watch::Sender<u64>,
 }
@@ -75,6 +77,7 @@ struct Device {
     addr: SocketAddr,
     socket: TcpListener,
     tls: Option<Arc<Reloading>>,
+    proxy_protocol: Option<Trusted>,
 }
 
 /// How a server is told to stop.
@@ -128,7 +131,13 @@ impl Server {
             let key = format!("listen[{at}]");
             let socket = bind(device.addr, || format!("{key}.addr"))?;
             let tls = device.tls.as_ref().map(|tls| reloading(&key, device.addr, tls, &profiles));
-            devices.push(Device { addr: device.addr, socket, tls: tls.transpose()? });
+            let proxy_protocol = device.proxy_protocol.clone();
+            devices.push(Device {
+                addr: device.addr,
+                socket,
+                tls: tls.transpose()?,
+                proxy_protocol,
+            });
         }
         let admin = config.admin.map(|addr| bind(addr, || "admin.addr".into())).transpose()?;
         let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
@@ -141,9 +150,10 @@ impl Server {
         let spool = spool(config.spool.as_ref(), client, &board.metrics);
         let proxy = DripProxy::new(upstream, resolver, profiles, spool, board.clone());
         let proxy = Arc::new(http_proxy(&conf, proxy));
+        let door = Door::new(config.limits, board.metrics.limits.clone());
         let drain_timeout = config.server.drain_timeout;
         let reload = watch::Sender::new(0);
-        Ok(Self { devices, admin, health, proxy, board, drain_timeout, reload })
+        Ok(Self { devices, admin, health, proxy, board, door, drain_timeout, reload })
     }
 
     /// The addresses of the device listeners, in the configuration's order, with real ports.
@@ -180,7 +190,7 @@ impl Server {
         let lifecycle = self.board.lifecycle;
         let mut listeners = JoinSet::new();
         let devices = self.devices.len();
-        for Device { addr, socket, tls } in self.devices {
+        for Device { addr, socket, tls, proxy_protocol } in self.devices {
             let kind = if tls.is_some() { "https" } else { "http" };
             info!("listening on {kind}://{}", socket.local_addr()?);
             if let Some(tls) = &tls {
@@ -190,6 +200,8 @@ impl Server {
                 addr,
                 proxy: Arc::clone(&self.proxy),
                 tls,
+                proxy_protocol,
+                door: Arc::clone(&self.door),
                 metrics: self.board.metrics.clone(),
             };
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone()));
@@ -198,12 +210,14 @@ impl Server {
         let mut reports = JoinSet::new();
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
         let health = Admin::health(lifecycle.clone());
-        for (socket, app, what) in
-            [(self.admin, admin, "health and metrics"), (self.health, health, "health")]
-        {
+        let patience = self.door.settings.header_timeout;
+        for (socket, app, what, tolerates) in [
+            (self.admin, admin, "health and metrics", None),
+            (self.health, health, "health", Some(patience)),
+        ] {
             if let Some(socket) = socket {
                 info!("{what} on http://{}", socket.local_addr()?);
-                let app = Plain(Arc::new(HttpServer::new_app(app)));
+                let app = Plain { app: Arc::new(HttpServer::new_app(app)), tolerates };
                 reports.spawn(accept(socket, Arc::new(app), Lifecycle::new()));
             }
         }
@@ -311,6 +325,11 @@ fn bind(addr: SocketAddr, key: impl Fn() -> String) -> Result<TcpListener, Start
 
 /// What happens to a connection once it is accepted.
 trait Serve: Send + Sync + 'static {
+    /// Sets the options of an accepted socket.
+    fn prepare(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+        prepare(stream)
+    }
+
     fn serve(
         self: Arc<Self>,
         socket: L4Stream,
@@ -332,7 +351,7 @@ async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle
         };
         match accepted {
             Ok((stream, peer)) => {
-                if let Err(e) = prepare(&stream) {
+                if let Err(e) = app.prepare(&stream) {
                     debug!("{peer}: {e}");
                     continue;
                 }
@@ -362,14 +381,24 @@ struct Devices {
     addr: SocketAddr,
     proxy: Arc<HttpProxy<DripProxy>>,
     tls: Option<Arc<Reloading>>,
+    proxy_protocol: Option<Trusted>,
+    door: Arc<Door>,
     metrics: Metrics,
 }
 
 impl Devices {
+    /// Whether the connection goes on: it is known whose it is, if a load balancer has to say so.
+    async fn introduced(&self, socket: &mut L4Stream) -> bool {
+        let Some(trusted) = &self.proxy_protocol else { return true };
+        let patience = self.door.settings.header_timeout;
+        introduction::introduce(socket, trusted, patience, &self.metrics.proxy_headers).await
+    }
+
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
-        let client = peer_ip(&socket);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, socket)).await {
+        let client = introduction::peer(&socket).map(|peer| peer.ip());
+        let limit = self.door.settings.handshake_timeout;
+        match tokio::time::timeout(limit, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
                 // A device that cannot take a handshake record goes without a word, so this is all
@@ -377,15 +406,30 @@ impl Devices {
                 info!(client:? = client; "TLS handshake failed: {e}");
                 self.metrics.handshake_failures.with_label_values(&["error"]).inc();
             }
-            Err(_) => self.metrics.handshake_failures.with_label_values(&["timeout"]).inc(),
+            Err(_) => {
+                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
+                self.door.hit("handshake_timeout");
+            }
         }
         None
+    }
+
+    /// Ends a connection that is one too many. A TLS client is told by the end alone: a handshake
+    /// for it would cost more than what the limit protects.
+    async fn turn_away(&self, socket: L4Stream, status: StatusCode, reason: &str) {
+        if self.tls.is_some() {
+            return;
+        }
+        let Some(_telling) = self.door.tell() else { return };
+        conversation::turn_away(PacedStream::new(Box::new(socket)), &self.door, status, reason)
+            .await;
     }
 }
 
 async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<L4Stream>> {
     let failed = pingora_core::ErrorType::TLSHandshakeFailure;
-    let ssl = listener::connection(&tls.current(), peer_ip(&socket));
+    let client = introduction::peer(&socket).map(|peer| peer.ip());
+    let ssl = listener::connection(&tls.current(), client);
     let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
     let mut stream = SslStream::new(ssl, socket)?;
     let accepted = stream.accept().await;
@@ -396,26 +440,50 @@ async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<Ss
     Ok(stream)
 }
 
-fn peer_ip(socket: &L4Stream) -> Option<IpAddr> {
-    Some(socket.get_socket_digest()?.peer_addr()?.as_inet()?.ip())
-}
-
 impl Serve for Devices {
-    async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
+    fn prepare(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+        prepare(stream)?;
+        // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
+        // that a drip needs no timer for that.
+        SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings.send_timeout))
+    }
+
+    async fn serve(self: Arc<Self>, mut socket: L4Stream, lifecycle: Lifecycle) {
         let _open = self.metrics.connection();
+        let Some(mut entry) = self.door.enter() else {
+            let full = "too many connections; try again later";
+            return self.turn_away(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
+        };
+        if !self.introduced(&mut socket).await {
+            return;
+        }
+        if introduction::peer(&socket).is_some_and(|client| !entry.belongs_to(client.ip())) {
+            let many = "too many connections from this address";
+            return self.turn_away(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
+        }
         // Boxed, so that a drip of hours does not keep the room that a handshake needs.
         if let Some(stream) = Box::pin(self.secure(socket)).await {
-            let stream = Box::new(PacedStream::new(stream).accepted_by(self.addr));
-            conversation::hold(&self.proxy, stream, &lifecycle.draining()).await;
+            let stream = PacedStream::new(stream).accepted_by(self.addr);
+            conversation::lead(&self.proxy, stream, &self.door, &lifecycle.draining()).await;
         }
     }
 }
 
 /// A plain HTTP listener of a Pingora app.
-struct Plain<A>(Arc<A>);
+struct Plain<A> {
+    app: Arc<A>,
+    /// How long a PROXY header may take that a client may send first; None for a listener where
+    /// nobody sends one.
+    tolerates: Option<Duration>,
+}
 
 impl<A: ServerApp + Send + Sync + 'static> Serve for Plain<A> {
-    async fn serve(self: Arc<Self>, socket: L4Stream, lifecycle: Lifecycle) {
-        self.0.process_new(Box::new(socket), &lifecycle.draining()).await;
+    async fn serve(self: Arc<Self>, mut socket: L4Stream, lifecycle: Lifecycle) {
+        if let Some(patience) = self.tolerates
+            && !introduction::tolerate(&mut socket, patience).await
+        {
+            return;
+        }
+        self.app.process_new(Box::new(socket), &lifecycle.draining()).await;
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use super::env::{CERT_PEM, Environment, KEY_PEM};
 use super::error::Where;
 use super::field::Field;
+use super::profiles::networks;
 use super::read::{Reader, Section};
+use crate::proxy_protocol::Trusted;
 use crate::tls::identity::{Identity, IdentityError};
 
 /// Where a TLS listener is without any configuration.
@@ -32,6 +34,8 @@ pub struct Listener {
     pub addr: SocketAddr,
     /// Its TLS; without it, plain HTTP.
     pub tls: Option<ListenerTls>,
+    /// Whose connections begin with a PROXY protocol header; without it, nobody's may.
+    pub proxy_protocol: Option<Trusted>,
 }
 
 /// The TLS of a listener.
@@ -48,10 +52,20 @@ pub struct ListenerTls {
     pub mfl_prefers_tls12: bool,
 }
 
+impl Listener {
+    fn at(addr: SocketAddr, tls: Option<ListenerTls>) -> Self {
+        Self { addr, tls, proxy_protocol: None }
+    }
+}
+
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = self.tls.as_ref().map(|_| "MASKED");
-        f.debug_struct("Listener").field("addr", &self.addr).field("tls", &tls).finish()
+        f.debug_struct("Listener")
+            .field("addr", &self.addr)
+            .field("tls", &tls)
+            .field("proxy_protocol", &self.proxy_protocol)
+            .finish()
     }
 }
 
@@ -96,8 +110,8 @@ fn default_listeners(shared: &mut SharedIdentity<'_>, claims: &mut Claims) -> Ve
         "listen[1]: {DEFAULT_PLAIN} serves plain HTTP, because `listen` is not set; \
          presigned URLs can be read on the way"
     ));
-    let tls = tls.map(|tls| Listener { addr: DEFAULT_TLS, tls: Some(tls) });
-    tls.into_iter().chain([Listener { addr: DEFAULT_PLAIN, tls: None }]).collect()
+    let tls = tls.map(|tls| Listener::at(DEFAULT_TLS, Some(tls)));
+    tls.into_iter().chain([Listener::at(DEFAULT_PLAIN, None)]).collect()
 }
 
 /// Reads one entry of `listen`. None if anything in it is wrong, which is reported.
@@ -127,8 +141,38 @@ fn listener(
         }
         Some(field) => tls(field, addr, shared).map(Some),
     };
-    section.finish(&["proxy_protocol"]);
-    Some(Listener { addr: addr?, tls: tls? })
+    let proxy_protocol = section.take("proxy_protocol").and_then(proxy_protocol);
+    section.finish(&[]);
+    Some(Listener { proxy_protocol, ..Listener::at(addr?, tls?) })
+}
+
+/// Reads `proxy_protocol`; `off` is as if it were not there.
+fn proxy_protocol(field: Field<'_>) -> Option<Trusted> {
+    if field.is_off() {
+        return None;
+    }
+    let reader = field.reader();
+    let mut section = field.section();
+    let at = section.path("from");
+    let from = match section.take("from") {
+        Some(field) => {
+            let errors = reader.error_count();
+            let from = networks(field);
+            if from.is_empty() && reader.error_count() == errors {
+                reader.fail(&at, "is empty; every connection would be refused");
+            }
+            from
+        }
+        None => {
+            section.missing(
+                "from",
+                "missing; write the networks of the load balancers, such as [10.0.0.0/8]",
+            );
+            Vec::new()
+        }
+    };
+    section.finish(&[]);
+    Some(Trusted { from })
 }
 
 /// Reads `tls`. None if anything in it is wrong, which is reported.

@@ -31,6 +31,7 @@ pub use error::{ConfigError, ConfigErrors, Where};
 pub use listen::{Listener, ListenerTls};
 
 use crate::drip;
+use crate::limits;
 use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
 use crate::spool;
@@ -53,6 +54,8 @@ pub struct Config {
     pub spool: Option<spool::Settings>,
     /// The connections to S3.
     pub upstream: Upstream,
+    /// What clients may take.
+    pub limits: limits::Settings,
     /// Metrics and readiness, always on loopback; None if switched off.
     pub admin: Option<SocketAddr>,
     /// Liveness and readiness alone, for an orchestrator; None if not wanted.

@@ -141,7 +141,7 @@ fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::Pattern
 }
 
 /// One network or a list of them; an address alone is a network of one.
-fn networks(field: Field<'_>) -> Vec<IpNet> {
+pub(super) fn networks(field: Field<'_>) -> Vec<IpNet> {
     let fields = if field.is_list() { field.items().unwrap_or_default() } else { vec![field] };
     let network = |field: &Field<'_>| {
         let text = field.text()?;

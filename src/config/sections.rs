@@ -17,6 +17,7 @@ use super::profiles::{profiles, trusted_header};
 use super::read::{Reader, Section};
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
+use crate::limits;
 use crate::profile::{Profile, Profiles, TrustedHeader};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 use crate::s3::headers::HeaderPattern;
@@ -24,12 +25,16 @@ use crate::spool;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 4] = ["uploads", "forward_proxy", "shaping", "limits"];
+const UNAVAILABLE: [&str; 3] = ["uploads", "forward_proxy", "shaping"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// The shortest and the longest timeout towards S3. Zero would fail every request.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
+/// The most connections; Linux gives one process no more file descriptors than that by default.
+const MAX_CONNECTIONS: usize = 1 << 20;
+/// The longest request head: far beyond S3's own limit, far below what Pingora takes.
+const MAX_HEADER_BYTES: usize = 256 << 10;
 /// The longest time that a drain may take.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The most worker threads; more than any machine has cores is a slip.
@@ -60,6 +65,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let health = health(&mut root, &mut claims);
     let spool = spool(root.section("spool"));
     let upstream = upstream(root.section("upstream"));
+    let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
     let server = server(root.section("server"));
     root.finish(&UNAVAILABLE);
@@ -70,6 +76,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         profiles,
         spool,
         upstream,
+        limits,
         admin,
         health,
         log,
@@ -284,6 +291,31 @@ fn upstream(mut section: Section<'_>) -> Upstream {
     };
     section.finish(&[]);
     upstream
+}
+
+fn limits(mut section: Section<'_>) -> limits::Settings {
+    let default = limits::Settings::default();
+    let range = || TIMEOUTS.0..=TIMEOUTS.1;
+    let bytes = |bytes: usize| ByteSize::new(bytes as u64);
+    let head = section.size(
+        "header_bytes",
+        bytes(default.header_bytes),
+        bytes(1 << 10)..=bytes(MAX_HEADER_BYTES),
+    );
+    let requests = default.requests_per_connection as usize;
+    let requests = section.number("requests_per_connection", requests, 1..=u32::MAX as usize);
+    let limits = limits::Settings {
+        connections: section.number("connections", default.connections, 1..=MAX_CONNECTIONS),
+        per_client: section.number("per_client", default.per_client, 0..=MAX_CONNECTIONS),
+        header_bytes: usize::try_from(head.bytes()).unwrap_or(MAX_HEADER_BYTES),
+        header_timeout: section.time("header_timeout", default.header_timeout, range()),
+        handshake_timeout: section.time("handshake_timeout", default.handshake_timeout, range()),
+        send_timeout: section.time("send_timeout", default.send_timeout, range()),
+        requests_per_connection: u32::try_from(requests).unwrap_or(u32::MAX),
+        idle_timeout: section.time("idle_timeout", default.idle_timeout, range()),
+    };
+    section.finish(&[]);
+    limits
 }
 
 fn log(mut section: Section<'_>) -> LogFormat {

@@ -175,12 +175,11 @@ fn all_errors_come_together_each_with_its_path_and_source() {
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    for key in ["uploads", "forward_proxy", "shaping", "limits"] {
+    for key in ["uploads", "forward_proxy", "shaping"] {
         let expected = format!("{key}: not available in this version of dripline; remove it");
         assert_eq!(errors(&format!("{key}: {{a: 1}}")), [expected]);
     }
     for (yaml, at) in [
-        ("listen: [{addr: '0.0.0.0:1', proxy_protocol: {}}]", "listen[0].proxy_protocol"),
         ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
         ("server: {upgrade_drain_timeout: 1h}", "server.upgrade_drain_timeout"),
         ("server: {upgrade_sock: /run/x}", "server.upgrade_sock"),
@@ -197,6 +196,57 @@ fn keys_of_later_versions_are_refused_as_such() {
             "uploads: not available in this version of dripline; remove it (from DRIPLINE__UPLOADS__ENABLED)"
         ]
     );
+}
+
+#[test]
+fn limits_have_defaults_and_ranges() {
+    let limits = |yaml: &str| classic().yaml(yaml).load().limits;
+    let default = limits("");
+    assert_eq!(default, crate::limits::Settings::default());
+    assert_eq!((default.connections, default.per_client), (20_000, 0));
+    assert_eq!((default.header_bytes, default.requests_per_connection), (8192, 1000));
+    let set = limits(
+        "limits: {connections: 7, per_client: 2, header_bytes: 4KiB, header_timeout: 1s, handshake_timeout: 2s, \
+         send_timeout: 3s, requests_per_connection: 1, idle_timeout: 4s}",
+    );
+    assert_eq!((set.connections, set.per_client, set.header_bytes), (7, 2, 4096));
+    assert_eq!(set.requests_per_connection, 1);
+    let times = [set.header_timeout, set.handshake_timeout, set.send_timeout, set.idle_timeout];
+    assert_eq!(times, [1, 2, 3, 4].map(Duration::from_secs));
+    for (wrong, message) in [
+        ("connections: 0", "connections: `0` is not a number from 1 to 1048576"),
+        ("per_client: -1", "per_client: `-1` is not a number from 0 to 1048576"),
+        ("header_bytes: 1023", "header_bytes: `1023` is out of range; write 1KiB to 256KiB"),
+        ("header_timeout: 0s", "header_timeout: `0s` is out of range; write 1ms to 1day"),
+        (
+            "requests_per_connection: 0",
+            "requests_per_connection: `0` is not a number from 1 to 4294967295",
+        ),
+        ("idle: 1s", "idle: unknown key; remove it"),
+    ] {
+        assert_eq!(errors(&format!("limits: {{{wrong}}}")), [format!("limits.{message}")]);
+    }
+}
+
+#[test]
+fn a_proxy_protocol_needs_networks() {
+    let listen = |proxy: &str| format!("listen: [{{addr: '0.0.0.0:1', proxy_protocol: {proxy}}}]");
+    let trusted =
+        |proxy: &str| classic().yaml(&listen(proxy)).load().listen[0].proxy_protocol.clone();
+    assert_eq!(trusted("off"), None);
+    let networks = trusted("{from: [10.0.0.0/8, '2001:db8::/32', 192.0.2.1]}").unwrap().from;
+    assert_eq!(networks.len(), 3);
+    for (wrong, message) in [
+        ("{}", ".from: missing; write the networks of the load balancers, such as [10.0.0.0/8]"),
+        ("{from: []}", ".from: is empty; every connection would be refused"),
+        (
+            "{from: [x]}",
+            ".from[0]: is not a network; write one such as 10.0.0.0/8 or 2001:db8::/32",
+        ),
+        ("yes", ": must be a map of keys, not text"),
+    ] {
+        assert_eq!(errors(&listen(wrong)), [format!("listen[0].proxy_protocol{message}")]);
+    }
 }
 
 #[test]
@@ -614,7 +664,7 @@ fn a_private_key_is_never_shown() {
         .yaml("drip: {wait: 1s}")
         .load();
     let config = format!("{loaded:?}");
-    assert!(config.contains("Listener { addr: 0.0.0.0:8443, tls: Some(\"MASKED\") }"), "{config}");
+    assert!(config.contains("Listener { addr: 0.0.0.0:8443, tls: Some(\"MASKED\"), "), "{config}");
     for shown in [errors, debug, config] {
         assert!(!shown.contains(secret) && !shown.contains("BEGIN"), "{shown}");
     }

@@ -14,6 +14,7 @@ use crate::drip::stream::Feed;
 use crate::drip::valve::Valve;
 use crate::drip::{self, ChunkSize, Progress};
 use crate::lifecycle::{Active, Lifecycle};
+use crate::limits::conversation::{Rest, Unfinished};
 use crate::metrics::Metrics;
 use crate::spool;
 use crate::tls::record::Offer;
@@ -78,7 +79,7 @@ pub struct Context {
     sniff: Option<Vec<u8>>,
     drip: Option<Drip>,
     /// The drip that goes on when the request is over.
-    rest: Mutex<Option<Box<Rest>>>,
+    rest: Mutex<Option<Box<Remainder>>>,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
     pub active: Option<Active>,
 }
@@ -150,13 +151,15 @@ impl Context {
     /// with it.
     pub fn part(&mut self, closes: bool) {
         let active = self.active.take();
+        let drip = self.drip.take();
         self.rest =
-            Mutex::new(self.drip.take().map(|drip| Box::new(Rest { drip, active, closes })));
+            Mutex::new(drip.map(|drip| Box::new(Remainder { drip, _active: active, closes })));
     }
 
     /// What [`Self::part`] parted with, once.
     pub fn rest(&self) -> Option<Box<Rest>> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        rest.map(|rest| Box::new(Rest(rest)))
     }
 
     /// Begins to look through an error body.
@@ -189,23 +192,21 @@ pub struct Board {
 }
 
 /// All that is remembered of a request whose body still drips.
-pub struct Rest {
+struct Remainder {
     drip: Drip,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
-    active: Option<Active>,
+    _active: Option<Active>,
     closes: bool,
 }
 
-impl Rest {
-    /// Notes how the body ended, and logs it. Returns whether the connection is of further use.
-    pub fn end(mut self, sent: &io::Result<()>) -> bool {
+impl Unfinished for Remainder {
+    /// Notes how the body ended, and logs it.
+    fn end(mut self: Box<Self>, sent: &io::Result<()>) -> bool {
         self.drip.end = match sent {
             Ok(()) => "done",
             Err(_) if self.drip.entry.progress.source_failed() => "upstream",
             Err(_) => "client",
         };
-        drop(self.drip);
-        drop(self.active);
         sent.is_ok() && !self.closes
     }
 }

@@ -1,0 +1,142 @@
+//! One connection's life, request by request: a head is read and judged here, served by a Pingora
+//! app, and the connection goes on or ends.
+//!
+//! Why not Pingora's own loop: its timeouts are for one read each, so a byte a minute is in time; it
+//! mends and escapes what it reads before any filter sees it; and it lets a head grow to 1 MB.
+//!
+//! It would also keep a request's whole state, some 20 KB, for the hours that its body may drip. Here a
+//! request is over for Pingora once the client's stream has taken the promise of all that is left
+//! ([`PacedStream::is_dripping`]); what goes on is the stream and a [`Rest`].
+//!
+//! Invariant: a connection whose request was refused is never read for another.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::StatusCode;
+use log::info;
+use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
+use pingora_core::protocols::GetSocketDigest;
+use pingora_core::protocols::http::{ServerSession, date};
+use pingora_core::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt;
+
+use super::door::Door;
+use super::gate::Gate;
+use super::head::{self, ANSWER_TIMEOUT, NoHead};
+use crate::drip::stream::PacedStream;
+
+/// How long and how much is still read of a client that was refused, so that what it has sent does
+/// not reset the connection before it has read why.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
+
+/// What is left of a request whose body still drips, handed over as the connection's user context.
+pub struct Rest(pub Box<dyn Unfinished>);
+
+/// See [`Rest`].
+pub trait Unfinished: Send + Sync {
+    /// The body was sent, or not. Returns whether the connection is of further use.
+    fn end(self: Box<Self>, sent: &io::Result<()>) -> bool;
+}
+
+/// Serves the requests of one connection until it ends.
+pub async fn lead<A>(app: &Arc<A>, stream: PacedStream, door: &Arc<Door>, shutdown: &ShutdownWatch)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let limits = &door.settings;
+    let mut gate = Box::new(Gate::new(stream, Arc::clone(door)));
+    let mut left = limits.requests_per_connection;
+    loop {
+        let new = left == limits.requests_per_connection;
+        let head = match head::next(&mut gate, new, limits, shutdown).await {
+            Ok(head) => head,
+            Err(why) => return refuse(&mut gate, door, why).await,
+        };
+        left -= 1;
+        if left == 0 && limits.requests_per_connection > 1 {
+            door.hit("requests_per_connection");
+        }
+        let mut session = ServerSession::new_http1(gate);
+        session.set_keepalive_reuses_remaining(Some(left));
+        session.set_pipelined_prefix(head);
+        let reused = app.process_new_http(session, shutdown).await;
+        let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
+        let Ok(same) = stream.into_any().downcast::<Gate>() else { return };
+        gate = same;
+        let rest = settings.and_then(|mut settings| settings.take_user_context());
+        if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
+            let sent = gate.drip_out().await;
+            if !rest.0.end(&sent) {
+                return gate.shutdown_stream().await;
+            }
+        }
+    }
+}
+
+/// Counts why there is no request, tells the client, and ends the connection.
+async fn refuse(gate: &mut Gate, door: &Door, why: NoHead) {
+    match why {
+        NoHead::Over => {}
+        NoHead::Idle { new: true } | NoHead::Slow => door.hit("header_timeout"),
+        NoHead::Idle { new: false } => door.hit("idle_timeout"),
+        NoHead::Large => door.hit("header_bytes"),
+        NoHead::Bad(defect) => {
+            door.metrics.malformed.with_label_values(&[defect.label()]).inc();
+        }
+    }
+    if let Some((status, reason)) = why.answer() {
+        let client = gate.get_socket_digest();
+        let client = client.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
+        info!(client:? = client, status = status.as_u16(); "request refused: {reason}");
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, tell(gate, status, &reason, None)).await;
+        if matches!(answer, Ok(Ok(()))) {
+            return linger(gate).await;
+        }
+    }
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, gate.shutdown()).await;
+}
+
+/// Refuses a connection before its first request, in plain HTTP.
+pub async fn turn_away(stream: PacedStream, door: &Arc<Door>, status: StatusCode, reason: &str) {
+    let mut gate = Gate::new(stream, Arc::clone(door));
+    let told = tell(&mut gate, status, reason, Some("Retry-After: 10\r\n"));
+    if matches!(tokio::time::timeout(ANSWER_TIMEOUT, told).await, Ok(Ok(()))) {
+        linger(&mut gate).await;
+    }
+}
+
+/// Writes a whole response and ends the sending side.
+async fn tell(
+    gate: &mut Gate,
+    status: StatusCode,
+    reason: &str,
+    header: Option<&str>,
+) -> std::io::Result<()> {
+    let date = date::get_cached_date();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain; charset=utf-8\r\n{}\
+         Date: {}\r\nConnection: close\r\n\r\n{reason}\n",
+        reason.len() + 1,
+        header.unwrap_or_default(),
+        date.to_str().unwrap_or_default(),
+    );
+    gate.write_all(answer.as_bytes()).await?;
+    gate.flush().await?;
+    AsyncWriteExt::shutdown(gate).await
+}
+
+async fn linger(gate: &mut Gate) {
+    let (time, mut bytes) = LINGER;
+    let drain = async {
+        let mut space = BytesMut::with_capacity(4096);
+        while let Ok(read @ 1..) = gate.receive(&mut space).await {
+            space.clear();
+            let Some(left) = bytes.checked_sub(read) else { break };
+            bytes = left;
+        }
+    };
+    let _ = tokio::time::timeout(time, drain).await;
+}

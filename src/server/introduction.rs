@@ -1,0 +1,73 @@
+//! Whose connection it is, where a load balancer says so before anything else is said: the PROXY
+//! protocol's place between accepting a connection and its TLS handshake.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use log::{debug, info};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest};
+use prometheus::IntCounterVec;
+use tokio::time::timeout;
+
+use crate::proxy_protocol::{self as proxy, Trusted};
+
+/// Reads the header that a connection to this listener must begin with, and makes the client that
+/// it names the connection's peer. False if the connection is to be closed.
+pub(super) async fn introduce(
+    socket: &mut L4Stream,
+    trusted: &Trusted,
+    patience: Duration,
+    results: &IntCounterVec,
+) -> bool {
+    let peer = peer(socket);
+    let count = |result: &str| results.with_label_values(&[result]).inc();
+    if !peer.is_some_and(|peer| trusted.has(peer.ip())) {
+        info!(peer:? = peer; "connection closed: proxy_protocol.from does not hold its address");
+        count("untrusted");
+        return false;
+    }
+    match timeout(patience, proxy::read(socket)).await {
+        Ok(Ok(Some(client))) => {
+            // The old digest knows its peer already, and is not to be told twice.
+            let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+            let _ = digest.peer_addr.set(Some(client.into()));
+            socket.set_socket_digest(digest);
+            count("client");
+        }
+        Ok(Ok(None)) => count("own"),
+        Ok(Err(e)) => {
+            info!(peer:? = peer; "connection closed: {e}");
+            count("invalid");
+            return false;
+        }
+        Err(_) => {
+            info!(peer:? = peer; "connection closed: no PROXY header in time");
+            count("timeout");
+            return false;
+        }
+    }
+    true
+}
+
+/// Takes a header off, if there is one: a load balancer's health checks may or may not send it.
+/// False if the connection is to be closed.
+pub(super) async fn tolerate(socket: &mut L4Stream, patience: Duration) -> bool {
+    match timeout(patience, proxy::skip(socket)).await {
+        Ok(Ok(unread)) => {
+            socket.rewind(&unread);
+            true
+        }
+        Ok(Err(e)) => {
+            debug!("health check closed: {e}");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// The address of a connection's client, or of the load balancer before it is introduced.
+pub(super) fn peer(socket: &L4Stream) -> Option<SocketAddr> {
+    socket.get_socket_digest()?.peer_addr()?.as_inet().copied()
+}
