@@ -142,9 +142,12 @@ fn request_line(line: &[u8]) -> Result<bool, Defect> {
     let (Some(method), Some(target), Some(version), None) = (method, target, version, more) else {
         return Err(Defect::RequestLine);
     };
-    // Bytes beyond ASCII are no URI (RFC 3986), but they cannot end a line or a word either; what
-    // they are worth is the router's to say.
-    let plain = |target: &[u8]| !target.is_empty() && !target.iter().any(u8::is_ascii_control);
+    // Letters beyond ASCII are no URI (RFC 3986), but they cannot end a line or a word either; what
+    // they are worth is the router's to say. What is no letter at all the parser behind would mend.
+    let plain = |target: &[u8]| {
+        let text = std::str::from_utf8(target).unwrap_or_default();
+        !text.is_empty() && !text.bytes().any(|b| b.is_ascii_control())
+    };
     check(is_token(method) && plain(target), Defect::RequestLine)?;
     match version {
         b"HTTP/1.1" => Ok(false),
@@ -226,6 +229,7 @@ mod tests {
                     line("GET\t/ HTTP/1.1"),
                     line("GET /a\tb HTTP/1.1"),
                     line("GET /a\0 HTTP/1.1"),
+                    b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
                     line("GET /"),
                     line(" GET / HTTP/1.1"),
                     line("G(T / HTTP/1.1"),
