@@ -1,7 +1,6 @@
 //! The command line: `run`, `check`, `demo`, `probe`, `url`, `health`. Exit codes are those of
 //! sysexits.h.
 
-use std::future::pending;
 use std::io::{IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -9,16 +8,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use log::{error, info, warn};
+use log::{error, warn};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::config::{Config, ConfigErrors, Sources, report_addresses};
+use crate::daemon::{self, Failure};
 use crate::logging;
 use crate::probe::{self, Misfit};
 use crate::s3::presigned::PresignedUrl;
-use crate::server::{Server, Stop};
 use crate::units::ByteSize;
 
 const EX_USAGE: u8 = 64;
@@ -44,7 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the daemon in the foreground, logging to stderr
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Report every error and warning of a configuration; exit 0 only if it would run
     Check(ConfigArgs),
     /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
@@ -86,6 +83,16 @@ struct ProbeArgs {
     ca: Option<PathBuf>,
 }
 
+/// How the daemon runs.
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Take the listening sockets over from the running daemon, which then drains
+    #[arg(long)]
+    upgrade: bool,
+}
+
 /// Where the configuration comes from.
 #[derive(Args)]
 struct ConfigArgs {
@@ -123,7 +130,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(args) => with_config(args, run),
+        Command::Run(args) => run(args),
         Command::Check(args) => check(args),
         #[cfg(feature = "demo")]
         Command::Demo => crate::demo::main(),
@@ -153,7 +160,15 @@ fn check(args: ConfigArgs) -> ExitCode {
     })
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(args: RunArgs) -> ExitCode {
+    let sources = args.config.sources();
+    let config = match Config::load(&sources) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return EX_CONFIG.into();
+        }
+    };
     logging::init(config.log);
     for warning in &config.warnings {
         warn!("{warning}");
@@ -164,7 +179,14 @@ fn run(config: Config) -> ExitCode {
     }
     match runtime(config.server.threads) {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(&config));
+            let code = match runtime.block_on(daemon::serve(config, sources, args.upgrade)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    error!("{e}");
+                    let os = matches!(e, Failure::Signals(_) | Failure::Serve(_));
+                    (if os { EX_OSERR } else { EX_UNAVAILABLE }).into()
+                }
+            };
             runtime.shutdown_timeout(LAST_WORDS);
             code
         }
@@ -182,76 +204,6 @@ pub(crate) fn runtime(threads: usize) -> std::io::Result<Runtime> {
         builder.worker_threads(threads);
     }
     builder.enable_all().thread_name("dripline").build()
-}
-
-async fn serve(config: &Config) -> ExitCode {
-    let signals = Signals::new();
-    let server = Server::bind(config);
-    let (mut signals, server) = match (signals, server) {
-        (Ok(signals), Ok(server)) => (signals, server),
-        (Err(e), _) => {
-            error!("cannot watch signals: {e}");
-            return EX_OSERR.into();
-        }
-        (_, Err(e)) => {
-            error!("{e}");
-            return EX_UNAVAILABLE.into();
-        }
-    };
-    signals.reload = Some(server.reload());
-    let (stop, stopped) = tokio::sync::oneshot::channel();
-    let served = server.run(async { stopped.await.unwrap_or(Stop::Now) });
-    let impatience = async {
-        let _ = stop.send(signals.next().await);
-        let _ = signals.next().await;
-        warn!("a second signal: not waiting any longer");
-    };
-    tokio::select! {
-        served = served => match served {
-            Ok(_) => ExitCode::SUCCESS,
-            Err(e) => {
-                error!("cannot serve: {e}");
-                EX_OSERR.into()
-            }
-        },
-        () = impatience => ExitCode::SUCCESS,
-    }
-}
-
-/// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once, SIGHUP reads certificates again.
-pub(crate) struct Signals {
-    terminate: Signal,
-    quit: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    reload: Option<watch::Sender<u64>>,
-}
-
-impl Signals {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            reload: None,
-        })
-    }
-
-    pub(crate) async fn next(&mut self) -> Stop {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Stop::Drain,
-                _ = self.quit.recv() => return Stop::Drain,
-                _ = self.interrupt.recv() => return Stop::Now,
-                _ = self.hangup.recv() => if let Some(reload) = &self.reload {
-                    info!("SIGHUP: reading certificates again");
-                    reload.send_modify(|times| *times += 1);
-                },
-                () = pending() => {}
-            }
-        }
-    }
 }
 
 fn probe(args: ProbeArgs) -> ExitCode {

@@ -26,7 +26,9 @@
 //!
 //! # The map
 //!
-//! `main` → [`cli`] → [`server`] → { [`proxy`], [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`] } → [`spool`] → { [`s3`],
+//! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`limits`],
+//! [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
+//! [`spool`] → { [`s3`],
 //! [`tls`], [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
 //! down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
@@ -39,6 +41,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod drip;
@@ -48,6 +51,7 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+mod notify;
 pub mod probe;
 pub mod profile;
 pub mod proxy;
@@ -58,3 +62,4 @@ pub mod server;
 pub mod spool;
 pub mod tls;
 pub mod units;
+pub mod upgrade;

@@ -1,13 +1,27 @@
 //! From ready to gone: readiness is a latch that only drops, and a drain waits for the drips that
 //! run, no longer than it may.
 //!
+//! A drain tells connections apart. Those with a request run on until it is answered; those that
+//! wait for their next request go at once, which HTTP allows at any time; those that never had one,
+//! since they have only just come, get a moment to say what they want. Whoever holds a
+//! [`Connection`] asks it when to go.
+//!
 //! This file must not know what a drip is; it counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// How long connections without a first request are waited for when the process is to stop: the
+/// client's first bytes are under way, but whoever stops the process waits too.
+const ARRIVALS: Duration = Duration::from_millis(300);
+
+/// The same when a successor has taken over, where nobody waits: time for a handshake on a slow
+/// link.
+const ARRIVALS_AFTER_HANDOVER: Duration = Duration::from_secs(10);
 
 /// The state of one server, shared by whoever serves, drains or reports.
 #[derive(Clone)]
@@ -17,10 +31,29 @@ pub struct Lifecycle {
 
 struct Inner {
     ready: AtomicBool,
-    expired: AtomicBool,
     active: AtomicUsize,
-    changed: watch::Sender<usize>,
+    arriving: AtomicUsize,
+    /// Told whenever one of the two falls.
+    changed: watch::Sender<()>,
     draining: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
+    /// When a drain ends at the latest.
+    deadline: watch::Sender<Option<Instant>>,
+    handed_over: AtomicBool,
+}
+
+/// Whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Stage {
+    /// Nobody's.
+    Serving,
+    /// That of connections between two requests.
+    Idle,
+    /// That of connections without a first request as well.
+    Arriving,
+    /// Everybody's.
+    Expired,
 }
 
 impl Lifecycle {
@@ -30,10 +63,13 @@ impl Lifecycle {
         Self {
             inner: Arc::new(Inner {
                 ready: AtomicBool::new(false),
-                expired: AtomicBool::new(false),
                 active: AtomicUsize::new(0),
-                changed: watch::Sender::new(0),
+                arriving: AtomicUsize::new(0),
+                changed: watch::Sender::new(()),
                 draining: watch::Sender::new(false),
+                stage: watch::Sender::new(Stage::Serving),
+                deadline: watch::Sender::new(None),
+                handed_over: AtomicBool::new(false),
             }),
         }
     }
@@ -45,7 +81,12 @@ impl Lifecycle {
         }
     }
 
-    /// Whether new clients should be sent here.
+    /// Drops readiness while everything is served as before: a load balancer gets to see it.
+    pub fn unready(&self) {
+        self.inner.ready.store(false, Ordering::Release);
+    }
+
+    /// Whether new clients should be sent to this address.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire)
@@ -57,16 +98,29 @@ impl Lifecycle {
         *self.inner.draining.borrow()
     }
 
+    /// Whether a successor accepts at this server's addresses.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.inner.handed_over.load(Ordering::Acquire)
+    }
+
     /// Whether a drain has ended with drips still running, which are being cut.
     #[must_use]
     pub fn is_expired(&self) -> bool {
-        self.inner.expired.load(Ordering::Acquire)
+        *self.inner.stage.borrow() == Stage::Expired
     }
 
     /// Turns true when a drain begins. The type is Pingora's `ShutdownWatch`.
     #[must_use]
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.inner.draining.subscribe()
+    }
+
+    /// A connection that was accepted just now.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        self.inner.arriving.fetch_add(1, Ordering::AcqRel);
+        Connection { inner: Arc::clone(&self.inner), ends_at: AtomicU8::new(Stage::Arriving as u8) }
     }
 
     /// Counts something that a drain waits for, until the guard is dropped.
@@ -83,22 +137,56 @@ impl Lifecycle {
     }
 
     /// Drops readiness, stops the listeners, and waits until nothing runs any more or `timeout` has
-    /// passed. Returns how much was still running then.
+    /// passed. Returns how much was still running then; it is being cut.
     pub async fn drain(&self, timeout: Duration) -> usize {
-        self.inner.ready.store(false, Ordering::Release);
-        self.inner.draining.send_replace(true);
-        let mut changed = self.inner.changed.subscribe();
-        let idle = async {
-            while self.active() > 0 {
-                if changed.changed().await.is_err() {
-                    break;
-                }
+        self.unready();
+        self.wind_down(timeout, ARRIVALS).await
+    }
+
+    /// The same without a word to load balancers: a successor accepts at these addresses, and what
+    /// is asked here of their readiness is asked of the successor's.
+    pub async fn drain_behind_successor(&self, timeout: Duration) -> usize {
+        self.inner.handed_over.store(true, Ordering::Release);
+        self.wind_down(timeout, ARRIVALS_AFTER_HANDOVER).await
+    }
+
+    /// Lets a drain that has begun go on no longer than `timeout` from now.
+    pub fn hurry(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        self.inner.deadline.send_modify(|old| *old = Some(old.map_or(end, |old| old.min(end))));
+    }
+
+    async fn wind_down(&self, timeout: Duration, arrivals: Duration) -> usize {
+        let inner = &self.inner;
+        let patience = Instant::now() + arrivals.min(timeout);
+        self.hurry(timeout);
+        inner.draining.send_replace(true);
+        inner.stage.send_replace(Stage::Idle);
+        let mut changed = inner.changed.subscribe();
+        let mut deadline = inner.deadline.subscribe();
+        loop {
+            let arriving =
+                inner.arriving.load(Ordering::Acquire) > 0 && !self.has_come(Stage::Arriving);
+            if self.active() == 0 && !arriving {
+                break;
             }
-        };
-        let _ = tokio::time::timeout(timeout, idle).await;
+            let end = deadline.borrow_and_update().unwrap_or_else(Instant::now);
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = deadline.changed() => {}
+                () = sleep_until(patience), if arriving => {
+                    inner.stage.send_replace(Stage::Arriving);
+                }
+                () = sleep_until(end) => break,
+            }
+        }
         let left = self.active();
-        self.inner.expired.store(left > 0, Ordering::Release);
+        inner.stage.send_replace(if left > 0 { Stage::Expired } else { Stage::Arriving });
         left
+    }
+
+    fn has_come(&self, stage: Stage) -> bool {
+        *self.inner.stage.borrow() >= stage
     }
 }
 
@@ -115,8 +203,48 @@ pub struct Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let before = self.inner.active.fetch_sub(1, Ordering::AcqRel);
-        self.inner.changed.send_replace(before - 1);
+        self.inner.active.fetch_sub(1, Ordering::AcqRel);
+        self.inner.changed.send_replace(());
+    }
+}
+
+/// A client's connection: one without a request at first.
+pub struct Connection {
+    inner: Arc<Inner>,
+    /// A [`Stage`] as a number: the one that ends this connection.
+    ends_at: AtomicU8,
+}
+
+impl Connection {
+    /// A request of its is there, and is counted by its [`Active`] from now on.
+    pub fn busy(&self) {
+        self.ends_at(Stage::Expired);
+    }
+
+    /// Its request was answered; the next one may come.
+    pub fn idle(&self) {
+        self.ends_at(Stage::Idle);
+    }
+
+    /// Resolves when this connection has to go.
+    pub async fn dismissed(&self) {
+        let mut stage = self.inner.stage.subscribe();
+        let due = |stage: &Stage| *stage as u8 >= self.ends_at.load(Ordering::Acquire);
+        // The sender lives as long as this connection.
+        let _ = stage.wait_for(due).await;
+    }
+
+    fn ends_at(&self, stage: Stage) {
+        if self.ends_at.swap(stage as u8, Ordering::AcqRel) == Stage::Arriving as u8 {
+            self.inner.arriving.fetch_sub(1, Ordering::AcqRel);
+            self.inner.changed.send_replace(());
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.idle();
     }
 }
 
@@ -148,15 +276,69 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_with_its_timeout() {
+    async fn a_drain_ends_with_its_timeout_and_can_be_hurried() {
         let lifecycle = Lifecycle::new();
         let _runs = lifecycle.enter();
+        let start = Instant::now();
         assert_eq!(lifecycle.drain(Duration::from_secs(3)).await, 1);
         assert!(lifecycle.is_expired());
+        assert_eq!(start.elapsed().as_secs(), 3);
+
+        let lifecycle = Lifecycle::new();
+        let _runs = lifecycle.enter();
+        let start = Instant::now();
+        let hurry = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            lifecycle.hurry(Duration::from_secs(5));
+            lifecycle.hurry(Duration::from_secs(500));
+        };
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(tokio::join!(lifecycle.drain_behind_successor(day), hurry).0, 1);
+        assert_eq!(start.elapsed().as_secs(), 15);
     }
 
     #[tokio::test]
     async fn a_drain_with_nothing_running_is_over_at_once() {
         assert_eq!(Lifecycle::new().drain(Duration::from_secs(3600)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_only_just_come_gets_a_moment_and_who_is_idle_goes() {
+        let lifecycle = Lifecycle::new();
+        let [silent, comes, idle] = [(); 3].map(|()| lifecycle.connection());
+        idle.idle();
+        let start = Instant::now();
+        let gone = |connection: Connection| async move {
+            connection.dismissed().await;
+            start.elapsed()
+        };
+        let arrival = async {
+            tokio::time::sleep(ARRIVALS / 2).await;
+            let active = lifecycle.enter();
+            comes.busy();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            drop(active);
+            comes.idle();
+            gone(comes).await
+        };
+        let drain = lifecycle.drain(Duration::from_secs(60));
+        let (left, silent, idle, arrival) = tokio::join!(drain, gone(silent), gone(idle), arrival);
+        assert_eq!((left, idle, silent), (0, Duration::ZERO, ARRIVALS));
+        assert_eq!(arrival, ARRIVALS / 2 + Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_leaves_readiness_alone() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.started();
+        let silent = lifecycle.connection();
+        let start = Instant::now();
+        let gone = async {
+            silent.dismissed().await;
+            drop(silent);
+        };
+        tokio::join!(lifecycle.drain_behind_successor(Duration::from_secs(60)), gone);
+        assert_eq!(start.elapsed(), ARRIVALS_AFTER_HANDOVER);
+        assert!(lifecycle.is_ready() && lifecycle.is_handed_over());
     }
 }

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
@@ -28,6 +29,7 @@ use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
 use crate::drip::{Pace, Progress};
+use crate::lifecycle::Connection;
 use crate::limits::gate::Gate;
 use crate::profile::{Facts, Profiles};
 use crate::route::{Route, route};
@@ -52,7 +54,7 @@ const SMALL_RANGE: u64 = 64 << 10;
 pub struct DripProxy {
     upstream: Upstream,
     resolver: Arc<Resolver>,
-    profiles: Arc<Profiles>,
+    profiles: Arc<ArcSwap<Profiles>>,
     spool: Option<Arc<Spool>>,
     board: Board,
 }
@@ -63,7 +65,7 @@ impl DripProxy {
     pub fn new(
         upstream: Upstream,
         resolver: Arc<Resolver>,
-        profiles: Arc<Profiles>,
+        profiles: Arc<ArcSwap<Profiles>>,
         spool: Option<Arc<Spool>>,
         board: Board,
     ) -> Self {
@@ -166,10 +168,11 @@ impl DripProxy {
             server_name: ssl.and_then(listener::server_name),
             request: Some((key, &session.req_header().headers)),
         };
-        let profile = self.profiles.choose(&facts);
+        let profiles = self.profiles.load();
+        let profile = profiles.choose(&facts);
         Served {
             profile: profile.name.clone(),
-            settings: self.profiles.schedule(profile, &facts),
+            settings: profiles.schedule(profile, &facts),
             fill: profile.fill,
             offer: ssl.and_then(listener::negotiated).map(|n| n.offer).unwrap_or_default(),
         }
@@ -196,9 +199,21 @@ impl ProxyHttp for DripProxy {
         Context::default()
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        // From here on a drain waits for this request, while S3 has not answered yet too.
+    /// Called for the first request as well. From here on a drain waits for this request, while S3
+    /// has not answered yet too.
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        ctx: &mut Context,
+        connection: Box<dyn Any + Send + Sync>,
+    ) {
         ctx.active = Some(self.board.lifecycle.enter());
+        if let Some(connection) = connection.downcast_ref::<Arc<Connection>>() {
+            connection.busy();
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         ctx.client = session.client_addr().map(ToString::to_string);
         let request = session.req_header();
         ctx.method = request.method.as_str().to_owned();

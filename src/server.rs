@@ -5,6 +5,7 @@
 //! handshake timeout, a fixed grace period and no way to count connections.
 
 mod introduction;
+mod reload;
 
 use std::future::Future;
 use std::io;
@@ -13,13 +14,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::StatusCode;
 use log::{debug, info, warn};
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
 use pingora_core::OrErr;
+use pingora_core::apps::ServerApp;
 use pingora_core::apps::http_app::HttpServer;
-use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::SslStream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
@@ -30,7 +32,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::config::{Config, ListenerTls};
+use crate::config::{self, Config, ListenerTls};
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
 use crate::limits::conversation;
@@ -47,6 +49,8 @@ use crate::s3::upstream::Upstream;
 use crate::spool::{self, Spool};
 use crate::tls::listener;
 use crate::tls::reload::Reloading;
+use crate::upgrade::{Handed, Inherited, Role};
+pub use reload::Reloader;
 
 /// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
 /// net.core.somaxconn.
@@ -59,16 +63,30 @@ const NOTSENT_LOWAT: u32 = 16 << 10;
 /// How long to wait before the next accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The profiles in force, for handshakes and requests.
+type Profiling = Arc<ArcSwap<Profiles>>;
+
+/// The process's settings in force.
+type Shared = Arc<ArcSwap<config::Server>>;
+
 /// A server whose sockets are bound.
 pub struct Server {
     devices: Vec<Device>,
-    admin: Option<TcpListener>,
-    health: Option<TcpListener>,
+    admin: Option<Report>,
+    health: Option<Report>,
     proxy: Arc<HttpProxy<DripProxy>>,
     board: Board,
     door: Arc<Door>,
-    drain_timeout: Duration,
+    settings: Shared,
     reload: watch::Sender<u64>,
+    reloader: Arc<Reloader>,
+}
+
+/// An admin or health listener whose socket is bound.
+struct Report {
+    /// As it is configured.
+    addr: SocketAddr,
+    socket: TcpListener,
 }
 
 /// A device listener whose socket is bound.
@@ -87,6 +105,9 @@ pub enum Stop {
     Drain,
     /// Running drips are cut.
     Now,
+    /// Another process accepts at the same addresses: running drips go on until they are done or
+    /// `server.upgrade_drain_timeout` has passed.
+    HandedOver,
 }
 
 /// Why a server cannot start.
@@ -125,11 +146,25 @@ impl Server {
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
-        let profiles = Arc::new(config.profiles.clone());
+        Self::bind_or_inherit(config, &mut Inherited::default())
+    }
+
+    /// Takes the sockets of `inherited` where they fit `config`, and binds the other listeners. Must
+    /// be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be bound or OpenSSL refuses a setting.
+    pub fn bind_or_inherit(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let mut socket = |role, addr, key: &str| match inherited.take(role, addr) {
+            Some(socket) => Ok(socket),
+            None => bind(addr, || key.to_owned()),
+        };
+        let profiles: Profiling = Arc::new(ArcSwap::from_pointee(config.profiles.clone()));
         let mut devices = Vec::new();
         for (at, device) in config.listen.iter().enumerate() {
             let key = format!("listen[{at}]");
-            let socket = bind(device.addr, || format!("{key}.addr"))?;
+            let socket = socket(Role::Device, device.addr, &format!("{key}.addr"))?;
             let tls = device.tls.as_ref().map(|tls| reloading(&key, device.addr, tls, &profiles));
             let proxy_protocol = device.proxy_protocol.clone();
             devices.push(Device {
@@ -139,8 +174,12 @@ impl Server {
                 proxy_protocol,
             });
         }
-        let admin = config.admin.map(|addr| bind(addr, || "admin.addr".into())).transpose()?;
-        let health = config.health.map(|addr| bind(addr, || "health.addr".into())).transpose()?;
+        let mut report = |role, addr: Option<SocketAddr>, key| {
+            let bound = |addr| Ok(Report { addr, socket: socket(role, addr, key)? });
+            addr.map(bound).transpose()
+        };
+        let admin = report(Role::Admin, config.admin, "admin.addr")?;
+        let health = report(Role::Health, config.health, "health.addr")?;
         let board =
             Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
         let (conf, upstream) = (pingora_conf(), upstream(config)?);
@@ -148,12 +187,38 @@ impl Server {
         let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
         let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
         let spool = spool(config.spool.as_ref(), client, &board.metrics);
-        let proxy = DripProxy::new(upstream, resolver, profiles, spool, board.clone());
+        let proxy = DripProxy::new(upstream, resolver, Arc::clone(&profiles), spool, board.clone());
         let proxy = Arc::new(http_proxy(&conf, proxy));
         let door = Door::new(config.limits, board.metrics.limits.clone());
-        let drain_timeout = config.server.drain_timeout;
-        let reload = watch::Sender::new(0);
-        Ok(Self { devices, admin, health, proxy, board, door, drain_timeout, reload })
+        let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
+        let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
+        let reloader = Reloader::new(
+            config.clone(),
+            profiles,
+            Arc::clone(&settings),
+            Arc::clone(&door),
+            tls.collect(),
+        );
+        let (reload, reloader) = (watch::Sender::new(0), Arc::new(reloader));
+        Ok(Self { devices, admin, health, proxy, board, door, settings, reload, reloader })
+    }
+
+    /// A second handle of every listening socket, for a successor.
+    ///
+    /// # Errors
+    ///
+    /// If there are no descriptors left.
+    pub fn sockets(&self) -> io::Result<Vec<Handed>> {
+        let devices = self.devices.iter().map(|one| (Role::Device, one.addr, &one.socket));
+        let report = |role, one: &'_ Option<Report>| {
+            one.as_ref().map(|one| (role, one.addr, one.socket.try_clone()))
+        };
+        let reports = [report(Role::Admin, &self.admin), report(Role::Health, &self.health)];
+        let devices = devices.map(|(role, addr, socket)| (role, addr, socket.try_clone()));
+        devices
+            .chain(reports.into_iter().flatten())
+            .map(|(role, addr, socket)| Ok(Handed { role, addr, socket: socket? }))
+            .collect()
     }
 
     /// The addresses of the device listeners, in the configuration's order, with real ports.
@@ -165,7 +230,7 @@ impl Server {
     /// The admin listener's address, with its real port.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref()?.local_addr().ok()
+        self.admin.as_ref()?.socket.local_addr().ok()
     }
 
     /// Where this server counts and lists what it does.
@@ -178,6 +243,12 @@ impl Server {
     #[must_use]
     pub fn reload(&self) -> watch::Sender<u64> {
         self.reload.clone()
+    }
+
+    /// Puts new configurations in place.
+    #[must_use]
+    pub fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
     }
 
     /// Serves until `stop` resolves, then drains: no new connections, running drips go on until
@@ -204,40 +275,57 @@ impl Server {
                 door: Arc::clone(&self.door),
                 metrics: self.board.metrics.clone(),
             };
-            listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone()));
+            listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
         }
-        // These answer to the end: a load balancer must see why no new clients are taken.
         let mut reports = JoinSet::new();
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
         let health = Admin::health(lifecycle.clone());
-        let patience = self.door.settings.header_timeout;
-        for (socket, app, what, tolerates) in [
+        let (handed_over, until) = watch::channel(false);
+        let patience = self.door.settings().header_timeout;
+        for (report, app, what, tolerates) in [
             (self.admin, admin, "health and metrics", None),
             (self.health, health, "health", Some(patience)),
         ] {
-            if let Some(socket) = socket {
+            if let Some(Report { socket, .. }) = report {
                 info!("{what} on http://{}", socket.local_addr()?);
                 let app = Plain { app: Arc::new(HttpServer::new_app(app)), tolerates };
-                reports.spawn(accept(socket, Arc::new(app), Lifecycle::new()));
+                reports.spawn(accept(socket, Arc::new(app), lifecycle.clone(), until.clone()));
             }
         }
         let drips = self.board.metrics.drips;
         reports.spawn(memory::give_back(move || usize::try_from(drips.get()).unwrap_or(0)));
         lifecycle.started();
         info!("ready: {devices} device listener(s)");
-        let timeout = match stop.await {
-            Stop::Drain => self.drain_timeout,
-            Stop::Now => Duration::ZERO,
-        };
-        info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
-        let drain = lifecycle.drain(timeout);
-        // Connections without a request end now, those with one after its response.
-        let idle = self.proxy.http_cleanup();
-        let (cut, ()) = tokio::join!(drain, idle);
+        let stop = stop.await;
+        // What is asked at the successor's address is for the successor to answer. Otherwise these
+        // answer to the end: a load balancer must see why no new clients are taken.
+        handed_over.send_replace(stop == Stop::HandedOver);
+        let cut = drain(&lifecycle, stop, &self.settings).await;
         if cut > 0 {
             warn!("drain timeout: {cut} drip(s) cut");
         }
         Ok(cut)
+    }
+}
+
+/// Lets what runs come to its end, as long as it may. Returns how many drips are cut.
+async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &Shared) -> usize {
+    let config::Server { shutdown_delay, drain_timeout, upgrade_drain_timeout, .. } =
+        **settings.load();
+    if stop == Stop::Drain && !shutdown_delay.is_zero() {
+        lifecycle.unready();
+        info!("not ready any more; new connections are taken for another {shutdown_delay:?}");
+        tokio::time::sleep(shutdown_delay).await;
+    }
+    let timeout = match stop {
+        Stop::Drain => drain_timeout,
+        Stop::Now => Duration::ZERO,
+        Stop::HandedOver => upgrade_drain_timeout,
+    };
+    info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
+    match stop {
+        Stop::HandedOver => lifecycle.drain_behind_successor(timeout).await,
+        Stop::Drain | Stop::Now => lifecycle.drain(timeout).await,
     }
 }
 
@@ -246,12 +334,12 @@ fn reloading(
     key: &str,
     addr: SocketAddr,
     tls: &ListenerTls,
-    profiles: &Arc<Profiles>,
+    profiles: &Profiling,
 ) -> Result<Arc<Reloading>, StartError> {
     let profiles = Arc::clone(profiles);
     let settings = listener::Settings {
         cap: Arc::new(move |client: listener::Client<'_>| {
-            profiles.handshake_cap(&Facts {
+            profiles.load().handshake_cap(&Facts {
                 listener: Some(addr),
                 client: client.address,
                 server_name: client.server_name,
@@ -337,17 +425,21 @@ trait Serve: Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send;
 }
 
-/// Accepts until a drain begins.
-async fn accept<S: Serve>(socket: TcpListener, app: Arc<S>, lifecycle: Lifecycle) {
+/// Accepts until `end` turns true.
+async fn accept<S: Serve>(
+    socket: TcpListener,
+    app: Arc<S>,
+    lifecycle: Lifecycle,
+    mut end: watch::Receiver<bool>,
+) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(e) => return warn!("cannot use a listening socket: {e}"),
     };
-    let mut draining = lifecycle.draining();
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = draining.wait_for(|draining| *draining) => return,
+            _ = end.wait_for(|end| *end) => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -390,14 +482,14 @@ impl Devices {
     /// Whether the connection goes on: it is known whose it is, if a load balancer has to say so.
     async fn introduced(&self, socket: &mut L4Stream) -> bool {
         let Some(trusted) = &self.proxy_protocol else { return true };
-        let patience = self.door.settings.header_timeout;
+        let patience = self.door.settings().header_timeout;
         introduction::introduce(socket, trusted, patience, &self.metrics.proxy_headers).await
     }
 
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
         let client = introduction::peer(&socket).map(|peer| peer.ip());
-        let limit = self.door.settings.handshake_timeout;
+        let limit = self.door.settings().handshake_timeout;
         match tokio::time::timeout(limit, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
@@ -445,11 +537,12 @@ impl Serve for Devices {
         prepare(stream)?;
         // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
         // that a drip needs no timer for that.
-        SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings.send_timeout))
+        SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings().send_timeout))
     }
 
     async fn serve(self: Arc<Self>, mut socket: L4Stream, lifecycle: Lifecycle) {
         let _open = self.metrics.connection();
+        let connection = Arc::new(lifecycle.connection());
         let Some(mut entry) = self.door.enter() else {
             let full = "too many connections; try again later";
             return self.turn_away(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
@@ -461,10 +554,21 @@ impl Serve for Devices {
             let many = "too many connections from this address";
             return self.turn_away(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
         }
-        // Boxed, so that a drip of hours does not keep the room that a handshake needs.
-        if let Some(stream) = Box::pin(self.secure(socket)).await {
-            let stream = PacedStream::new(stream).accepted_by(self.addr);
-            conversation::lead(&self.proxy, stream, &self.door, &lifecycle.draining()).await;
+        let served = async {
+            // Boxed, so that a drip of hours does not keep the room that a handshake needs.
+            if let Some(stream) = Box::pin(self.secure(socket)).await {
+                let stream = PacedStream::new(stream).accepted_by(self.addr);
+                let (proxy, door) = (&self.proxy, &self.door);
+                let draining = lifecycle.draining();
+                conversation::lead(proxy, stream, door, &connection, &draining).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = served => {}
+            // A record is written in one go, so what has left is whole records. No close_notify
+            // follows in the middle of a body (RFC 8446 §6.1): the end is not one of ours to vouch for.
+            () = connection.dismissed() => {}
         }
     }
 }

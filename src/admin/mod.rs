@@ -52,6 +52,10 @@ impl Admin {
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        if self.lifecycle.is_handed_over() {
+            // The next one is for the successor to answer.
+            session.set_keepalive(None);
+        }
         let request = session.req_header();
         let (status, body) = self.answer(&request.method, request.uri.path());
         let length = body.len().into();

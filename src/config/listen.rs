@@ -46,6 +46,8 @@ pub struct ListenerTls {
     /// The files that they were read from, certificate and key, in the same order; empty for an
     /// identity that is not from files.
     pub files: Vec<(PathBuf, PathBuf)>,
+    /// Whether the identity was made when the configuration was read, for want of another.
+    pub self_signed: bool,
     /// Session tickets for each TLS 1.3 client, 0 to 2.
     pub tickets: u8,
     /// TLS 1.2 for a client that offers max_fragment_length and can speak it.
@@ -105,7 +107,7 @@ pub(super) fn listeners(
 fn default_listeners(shared: &mut SharedIdentity<'_>, claims: &mut Claims) -> Vec<Listener> {
     claims.default("listen[0].addr", DEFAULT_TLS);
     claims.default("listen[1].addr", DEFAULT_PLAIN);
-    let tls = shared.identity("listen[0].tls", DEFAULT_TLS).map(ListenerTls::of);
+    let tls = shared.tls("listen[0].tls", DEFAULT_TLS);
     shared.reader.warn(format!(
         "listen[1]: {DEFAULT_PLAIN} serves plain HTTP, because `listen` is not set; \
          presigned URLs can be read on the way"
@@ -202,9 +204,7 @@ fn tls(
             None
         }
         (None, Ok(Some(tls))) => Some(tls),
-        (None, Ok(None)) if is_map => {
-            shared.identity(&at, addr.unwrap_or(DEFAULT_TLS)).map(ListenerTls::of)
-        }
+        (None, Ok(None)) if is_map => shared.tls(&at, addr.unwrap_or(DEFAULT_TLS)),
         (None, _) => None,
     };
     tls.map(|tls| ListenerTls {
@@ -268,7 +268,13 @@ impl ListenerTls {
     }
 
     fn with(identities: Vec<Arc<Identity>>) -> Self {
-        Self { identities, files: Vec::new(), tickets: DEFAULT_TICKETS, mfl_prefers_tls12: true }
+        Self {
+            identities,
+            files: Vec::new(),
+            self_signed: false,
+            tickets: DEFAULT_TICKETS,
+            mfl_prefers_tls12: true,
+        }
     }
 }
 
@@ -309,10 +315,10 @@ struct SharedIdentity<'a> {
 }
 
 impl SharedIdentity<'_> {
-    /// The identity for the listener whose `tls` is `at`. None if it cannot be, which is reported
-    /// once.
-    fn identity(&mut self, at: &str, addr: SocketAddr) -> Option<Arc<Identity>> {
-        if self.env.value(CERT_PEM).or(self.env.value(KEY_PEM)).is_none() {
+    /// The TLS of the listener whose `tls` is `at`. None if it cannot be, which is reported once.
+    fn tls(&mut self, at: &str, addr: SocketAddr) -> Option<ListenerTls> {
+        let self_signed = self.env.value(CERT_PEM).or(self.env.value(KEY_PEM)).is_none();
+        if self_signed {
             self.reader.warn(format!(
                 "{at}: {addr} serves a self-signed certificate made at start, which no device trusts; \
                  name cert and key, or set {CERT_PEM} and {KEY_PEM}"
@@ -321,7 +327,8 @@ impl SharedIdentity<'_> {
         if self.made.is_none() {
             self.made = Some(self.make(at).map(Arc::new));
         }
-        self.made.clone().flatten()
+        let identity = self.made.clone().flatten()?;
+        Some(ListenerTls { self_signed, ..ListenerTls::of(identity) })
     }
 
     fn make(&self, at: &str) -> Option<Identity> {

@@ -69,7 +69,7 @@ pub struct Config {
 }
 
 /// Where objects come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3 {
     /// The bucket, and the host that serves it.
     pub endpoint: Endpoint,
@@ -105,17 +105,32 @@ impl Default for Upstream {
 }
 
 /// The process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Worker threads, at most 1,024; 0 is one per core.
     pub threads: usize,
-    /// How long running drips may go on after SIGTERM; at most 30 days.
+    /// How long after SIGTERM new connections are still taken, with /readyz failing; at most 1 h.
+    pub shutdown_delay: Duration,
+    /// How long running drips may go on after that; at most 30 days.
     pub drain_timeout: Duration,
+    /// How long running drips may go on after a successor has taken over; at most 30 days.
+    pub upgrade_drain_timeout: Duration,
+    /// How long a successor may take from its start to its first accept; 1 s to 1 h.
+    pub upgrade_timeout: Duration,
+    /// Where a successor asks for the listening sockets; None if upgrades are switched off.
+    pub upgrade_sock: Option<PathBuf>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { threads: 0, drain_timeout: Duration::from_secs(600) }
+        Self {
+            threads: 0,
+            shutdown_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(600),
+            upgrade_drain_timeout: Duration::from_secs(24 * 3600),
+            upgrade_timeout: Duration::from_secs(30),
+            upgrade_sock: Some(PathBuf::from("/run/dripline/upgrade.sock")),
+        }
     }
 }
 

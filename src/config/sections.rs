@@ -37,6 +37,11 @@ const MAX_CONNECTIONS: usize = 1 << 20;
 const MAX_HEADER_BYTES: usize = 256 << 10;
 /// The longest time that a drain may take.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest delays of a process: before it drains, before a successor accepts.
+const MAX_DELAY: Duration = Duration::from_secs(3600);
+/// The longest path of a socket: sun_path holds 108 bytes (unix(7)), and a temporary name beside it
+/// is up to 12 longer.
+const MAX_SOCKET: usize = 90;
 /// The most worker threads; more than any machine has cores is a slip.
 const MAX_THREADS: usize = 1024;
 /// Where the spool is without any configuration.
@@ -337,7 +342,43 @@ fn server(mut section: Section<'_>) -> Server {
         }
         threads
     });
-    let drain = section.time("drain_timeout", default.drain_timeout, Duration::ZERO..=MAX_DRAIN);
-    section.finish(&["upgrade_drain_timeout", "upgrade_sock"]);
-    Server { threads: threads.unwrap_or(default.threads), drain_timeout: drain }
+    let drains = Duration::ZERO..=MAX_DRAIN;
+    let server = Server {
+        threads: threads.unwrap_or(default.threads),
+        shutdown_delay: section.time(
+            "shutdown_delay",
+            default.shutdown_delay,
+            Duration::ZERO..=MAX_DELAY,
+        ),
+        drain_timeout: section.time("drain_timeout", default.drain_timeout, drains.clone()),
+        upgrade_drain_timeout: section.time(
+            "upgrade_drain_timeout",
+            default.upgrade_drain_timeout,
+            drains,
+        ),
+        upgrade_timeout: section.time(
+            "upgrade_timeout",
+            default.upgrade_timeout,
+            Duration::from_secs(1)..=MAX_DELAY,
+        ),
+        upgrade_sock: match section.take("upgrade_sock") {
+            Some(field) if field.is_off() => None,
+            Some(field) => socket_path(&field),
+            None => default.upgrade_sock,
+        },
+    };
+    section.finish(&[]);
+    server
+}
+
+/// The path of a Unix socket.
+fn socket_path(field: &Field<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(field.text()?);
+    if !path.is_absolute() || path.file_name().is_none() || path.as_os_str().len() > MAX_SOCKET {
+        field.fail(format!(
+            "{} is not an absolute path of at most {MAX_SOCKET} bytes; write it out, or `off`",
+            path.display()
+        ));
+    }
+    Some(path)
 }

@@ -136,7 +136,10 @@ fn every_key_reaches_the_configuration() {
     assert_eq!(config.admin, Some("[::1]:9100".parse().unwrap()));
     assert_eq!(config.health, Some("0.0.0.0:9101".parse().unwrap()));
     assert_eq!(config.log, LogFormat::Json);
-    assert_eq!(config.server, Server { threads: 3, drain_timeout: Duration::from_secs(5400) });
+    assert_eq!(
+        config.server,
+        Server { threads: 3, drain_timeout: Duration::from_secs(5400), ..Server::default() }
+    );
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -181,8 +184,6 @@ fn keys_of_later_versions_are_refused_as_such() {
     }
     for (yaml, at) in [
         ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
-        ("server: {upgrade_drain_timeout: 1h}", "server.upgrade_drain_timeout"),
-        ("server: {upgrade_sock: /run/x}", "server.upgrade_sock"),
         ("admin: {token: secret}", "admin.token"),
     ] {
         assert_eq!(
@@ -375,6 +376,18 @@ fn values_out_of_range_are_refused_and_the_ends_are_not() {
             "server: {drain_timeout: 31d}",
             "server.drain_timeout: `31d` is out of range; write 0s to 30days",
         ),
+        (
+            "server: {shutdown_delay: 61m}",
+            "server.shutdown_delay: `61m` is out of range; write 0s to 1h",
+        ),
+        (
+            "server: {upgrade_timeout: 0s}",
+            "server.upgrade_timeout: `0s` is out of range; write 1s to 1h",
+        ),
+        (
+            "server: {upgrade_sock: upgrade.sock}",
+            "server.upgrade_sock: upgrade.sock is not an absolute path of at most 90 bytes; write it out, or `off`",
+        ),
         ("server: {threads: 1025}", &threads("1025")),
         ("server: {threads: -1}", &threads("-1")),
         ("server: {threads: many}", &threads("many")),
@@ -386,7 +399,8 @@ fn values_out_of_range_are_refused_and_the_ends_are_not() {
         "drip: {chunk_size: 16KiB, wait: 0s}",
         "upstream: {connect_timeout: 1ms, idle_timeout: 24h, recv_buffer: 16MiB}",
         "server: {threads: 1024, drain_timeout: 30d}",
-        "server: {drain_timeout: 0}",
+        "server: {drain_timeout: 0, shutdown_delay: 1h, upgrade_timeout: 1s}",
+        "server: {upgrade_sock: off, upgrade_drain_timeout: 30d}",
     ] {
         classic().yaml(yaml).load();
     }

@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::{Signals, runtime};
+use crate::cli::runtime;
 use crate::config::{Config, Sources};
+use crate::daemon::signals::Signals;
 use crate::logging;
 use crate::proxy::running::Drips;
 use crate::server::{Server, Stop};
@@ -73,7 +74,7 @@ async fn demo() -> Result<(), Failure> {
     let shown = tokio::spawn(show(drips));
     server
         .run(async move {
-            signals.next().await;
+            signals.stop().await;
             Stop::Now
         })
         .await?;

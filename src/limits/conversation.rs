@@ -27,6 +27,7 @@ use super::door::Door;
 use super::gate::Gate;
 use super::head::{self, ANSWER_TIMEOUT, NoHead};
 use crate::drip::stream::PacedStream;
+use crate::lifecycle::Connection;
 
 /// How long and how much is still read of a client that was refused, so that what it has sent does
 /// not reset the connection before it has read why.
@@ -41,17 +42,23 @@ pub trait Unfinished: Send + Sync {
     fn end(self: Box<Self>, sent: &io::Result<()>) -> bool;
 }
 
-/// Serves the requests of one connection until it ends.
-pub async fn lead<A>(app: &Arc<A>, stream: PacedStream, door: &Arc<Door>, shutdown: &ShutdownWatch)
-where
+/// Serves the requests of one connection until it ends, or a drain comes between two of them. Each
+/// request's context is given `connection`, to be marked busy.
+pub async fn lead<A>(
+    app: &Arc<A>,
+    stream: PacedStream,
+    door: &Arc<Door>,
+    connection: &Arc<Connection>,
+    draining: &ShutdownWatch,
+) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let limits = &door.settings;
+    let limits = &door.settings();
     let mut gate = Box::new(Gate::new(stream, Arc::clone(door)));
     let mut left = limits.requests_per_connection;
     loop {
         let new = left == limits.requests_per_connection;
-        let head = match head::next(&mut gate, new, limits, shutdown).await {
+        let head = match head::next(&mut gate, new, limits).await {
             Ok(head) => head,
             Err(why) => return refuse(&mut gate, door, why).await,
         };
@@ -62,7 +69,8 @@ where
         let mut session = ServerSession::new_http1(gate);
         session.set_keepalive_reuses_remaining(Some(left));
         session.set_pipelined_prefix(head);
-        let reused = app.process_new_http(session, shutdown).await;
+        session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
+        let reused = app.process_new_http(session, draining).await;
         let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
         let Ok(same) = stream.into_any().downcast::<Gate>() else { return };
         gate = same;
@@ -72,6 +80,10 @@ where
             if !rest.0.end(&sent) {
                 return gate.shutdown_stream().await;
             }
+        }
+        connection.idle();
+        if *draining.borrow() {
+            return gate.shutdown_stream().await;
         }
     }
 }

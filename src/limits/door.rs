@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
+
 use super::Settings;
 use crate::metrics::LimitMetrics;
 
@@ -13,8 +15,7 @@ const TOLD: usize = 256;
 
 /// Counts the connections of one server's device listeners.
 pub struct Door {
-    /// The bounds.
-    pub settings: Settings,
+    settings: ArcSwap<Settings>,
     /// What ran into them.
     pub metrics: LimitMetrics,
     open: AtomicUsize,
@@ -35,7 +36,7 @@ impl Door {
     #[must_use]
     pub fn new(settings: Settings, metrics: LimitMetrics) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             metrics,
             open: AtomicUsize::new(0),
             told: AtomicUsize::new(0),
@@ -43,12 +44,23 @@ impl Door {
         })
     }
 
+    /// The bounds as they are now.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        **self.settings.load()
+    }
+
+    /// Puts other bounds in place, for connections and requests to come.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
     /// Counts a connection; None if there are as many as there may be.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> Option<Entry> {
         let entry = Entry { door: Arc::clone(self), client: None };
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        if before < self.settings.connections {
+        if before < self.settings().connections {
             return Some(entry);
         }
         self.hit("connections");
@@ -87,7 +99,7 @@ impl Entry {
     /// Says whose connection it is. False if that client has as many as it may.
     #[must_use]
     pub fn belongs_to(&mut self, client: IpAddr) -> bool {
-        let most = self.door.settings.per_client;
+        let most = self.door.settings().per_client;
         if most == 0 {
             return true;
         }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::StatusCode;
-use pingora_core::server::ShutdownWatch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Settings;
@@ -27,7 +26,7 @@ const EMPTY_LINES: usize = 2;
 /// Why there is no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoHead {
-    /// The client is gone, or the server is going: nothing to say.
+    /// The client is gone: nothing to say.
     Over,
     /// Nothing came on a new connection within the header timeout, or on an old one within the idle
     /// timeout: nothing to say.
@@ -66,14 +65,8 @@ impl NoHead {
 /// # Errors
 ///
 /// If there is none to be served.
-pub async fn next(
-    gate: &mut Gate,
-    new: bool,
-    limits: &Settings,
-    shutdown: &ShutdownWatch,
-) -> Result<BytesMut, NoHead> {
+pub async fn next(gate: &mut Gate, new: bool, limits: &Settings) -> Result<BytesMut, NoHead> {
     let mut bytes = gate.take_rest();
-    let mut shutdown = shutdown.clone();
     let patience = |begun| {
         Instant::now() + if new || begun { limits.header_timeout } else { limits.idle_timeout }
     };
@@ -101,7 +94,6 @@ pub async fn next(
         let read = tokio::select! {
             biased;
             read = gate.receive(&mut bytes) => read,
-            _ = shutdown.wait_for(|going| *going) => return Err(NoHead::Over),
             () = &mut timer => return Err(if begun { NoHead::Slow } else { NoHead::Idle { new } }),
         };
         if read.unwrap_or(0) == 0 {

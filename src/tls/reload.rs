@@ -3,7 +3,7 @@
 //! cannot be used changes nothing.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,11 +22,19 @@ const EVERY: Duration = Duration::from_secs(5);
 pub struct Reloading {
     /// Where the certificates are configured, for the log.
     key: String,
+    current: ArcSwap<SslAcceptor>,
+    made_of: Mutex<Material>,
+}
+
+/// What the acceptor is made of.
+#[derive(Clone)]
+struct Material {
+    identities: Vec<Arc<Identity>>,
+    /// Empty if the identities are not from files.
     files: Vec<(PathBuf, PathBuf)>,
     settings: Settings,
-    current: ArcSwap<SslAcceptor>,
     /// What the files were like when they were last read.
-    seen: Mutex<Vec<Option<Stamp>>>,
+    seen: Vec<Option<Stamp>>,
 }
 
 /// Tells one state of a file from another. A renewed certificate is a new file, or has a new time.
@@ -45,8 +53,9 @@ impl Reloading {
         settings: Settings,
     ) -> Result<Self, ErrorStack> {
         let current = ArcSwap::from_pointee(listener::acceptor(identities, &settings)?);
-        let seen = Mutex::new(stamps(&files));
-        Ok(Self { key, files, settings, current, seen })
+        let (identities, seen) = (identities.to_vec(), stamps(&files));
+        let made_of = Mutex::new(Material { identities, files, settings, seen });
+        Ok(Self { key, current, made_of })
     }
 
     /// What the next handshake uses.
@@ -58,12 +67,14 @@ impl Reloading {
     /// Reads the files again, whether they look changed or not. What cannot be used is logged, and
     /// changes nothing.
     pub fn reload(&self) {
-        if self.files.is_empty() {
+        let mut made_of = self.made_of();
+        if made_of.files.is_empty() {
             return;
         }
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.files);
-        match self.read() {
-            Ok(acceptor) => {
+        made_of.seen = stamps(&made_of.files);
+        match made_of.read() {
+            Ok((identities, acceptor)) => {
+                made_of.identities = identities;
                 self.current.store(Arc::new(acceptor));
                 info!("{}: certificates read again, for new connections", self.key);
             }
@@ -71,25 +82,41 @@ impl Reloading {
         }
     }
 
-    fn read(&self) -> Result<SslAcceptor, ReadError> {
-        let mut identities = Vec::new();
-        for (cert, key) in &self.files {
-            let identity = Identity::from_files(cert, key);
-            let named = |e| ReadError::Identity(cert.display().to_string(), e);
-            identities.push(Arc::new(identity.map_err(named)?));
-        }
-        Ok(listener::acceptor(&identities, &self.settings)?)
+    /// Changes what is configured: `identities`, or those in use if there are none, which were read
+    /// from `files`; and how many tickets a client gets and whether TLS 1.2 is preferred.
+    ///
+    /// # Errors
+    ///
+    /// If OpenSSL refuses a setting; then nothing changes.
+    pub fn renew(
+        &self,
+        identities: Option<&[Arc<Identity>]>,
+        files: &[(PathBuf, PathBuf)],
+        tickets: u8,
+        mfl_prefers_tls12: bool,
+    ) -> Result<(), ErrorStack> {
+        let mut made_of = self.made_of();
+        let settings = Settings { tickets, mfl_prefers_tls12, ..made_of.settings.clone() };
+        let identities = identities.map_or_else(|| made_of.identities.clone(), <[_]>::to_vec);
+        let acceptor = listener::acceptor(&identities, &settings)?;
+        let (files, seen) = (files.to_vec(), stamps(files));
+        *made_of = Material { identities, files, settings, seen };
+        self.current.store(Arc::new(acceptor));
+        Ok(())
     }
 
     fn changed(&self) -> bool {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != stamps(&self.files)
+        let made_of = self.made_of();
+        made_of.seen != stamps(&made_of.files)
+    }
+
+    fn made_of(&self) -> MutexGuard<'_, Material> {
+        // Nothing panics while it is held.
+        self.made_of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reloads when the files change and whenever `asked` does. Never ends.
     pub async fn watch(self: Arc<Self>, mut asked: watch::Receiver<u64>) {
-        if self.files.is_empty() {
-            return;
-        }
         let mut ticks = tokio::time::interval(EVERY);
         loop {
             let due = tokio::select! {
@@ -107,6 +134,19 @@ impl Reloading {
                 return;
             }
         }
+    }
+}
+
+impl Material {
+    fn read(&self) -> Result<(Vec<Arc<Identity>>, SslAcceptor), ReadError> {
+        let mut identities = Vec::new();
+        for (cert, key) in &self.files {
+            let identity = Identity::from_files(cert, key);
+            let named = |e| ReadError::Identity(cert.display().to_string(), e);
+            identities.push(Arc::new(identity.map_err(named)?));
+        }
+        let acceptor = listener::acceptor(&identities, &self.settings)?;
+        Ok((identities, acceptor))
     }
 }
 

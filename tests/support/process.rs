@@ -78,6 +78,8 @@ impl Launch {
             .env("S3_BUCKET", &origin.options().bucket)
             // One for all: daemons share a directory.
             .env("DRIPLINE__SPOOL__DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/spool"))
+            // The machine's own daemon is none of a test's business.
+            .env("DRIPLINE__SERVER__UPGRADE_SOCK", "off")
             .env("TLS_WAIT_TIME", "0")
     }
 
@@ -226,6 +228,17 @@ impl Daemon {
         // SAFETY: kill takes two numbers. The child was not waited for, so its id is still its own.
         let sent = unsafe { libc::kill(pid.cast_signed(), signal) };
         assert_eq!(sent, 0, "signal {signal}: {}", std::io::Error::last_os_error());
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a daemon that runs")
+    }
+
+    /// Waits until it ends, which must be within `limit`. Returns the exit code. Its log may go on:
+    /// a successor writes to it too.
+    pub async fn ended(&mut self, limit: Duration) -> i32 {
+        code(within(limit, "the daemon's end", self.child.wait()).await.unwrap())
     }
 
     /// Whether it has not ended.

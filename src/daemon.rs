@@ -1,0 +1,244 @@
+//! The running process around the server: signals, reloads, upgrades, and what the service manager
+//! is told.
+//!
+//! Invariant: whatever goes wrong with a reload or an upgrade, the server goes on as it was.
+
+mod launch;
+pub(crate) mod signals;
+
+use std::cell::OnceCell;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+
+use log::{error, info, warn};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{self, Config, Sources};
+use crate::lifecycle::Lifecycle;
+use crate::notify::Notify;
+use crate::server::{Reloader, Server, StartError, Stop};
+use crate::upgrade::{self, AskError, Door, Hand, Handed, Inherited, Successor};
+use launch::Launched;
+use signals::{Asked, Signals};
+
+/// Why the daemon did not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// No signals.
+    #[error("cannot watch signals: {0}")]
+    Signals(io::Error),
+    /// No listeners.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Nothing to take over.
+    #[error("upgrade: {0}")]
+    Upgrade(#[from] AskError),
+    /// The server failed.
+    #[error("cannot serve: {0}")]
+    Serve(io::Error),
+}
+
+/// Serves as `config` says until a signal or a successor ends it; with `upgrade`, from the sockets
+/// of the process that runs already. `sources` is what a reload reads.
+pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Result<(), Failure> {
+    let signals = Signals::new().map_err(Failure::Signals)?;
+    let (mut inherited, hand) = match upgrade {
+        true => {
+            let path = config.server.upgrade_sock.as_deref();
+            let (inherited, hand) = upgrade::ask(path).await?;
+            (inherited, Some(hand))
+        }
+        false => (Inherited::default(), None),
+    };
+    let server = Server::bind_or_inherit(&config, &mut inherited)?;
+    for addr in inherited.addresses() {
+        info!("upgrade: {addr} is not configured any more, and closed with the old process");
+    }
+    drop(inherited);
+    let sockets = server.sockets().map_err(Failure::Serve)?;
+    let lifecycle = server.board().lifecycle;
+    let mut control = Control {
+        signals,
+        reloader: server.reloader(),
+        notify: Notify::default(),
+        lifecycle: lifecycle.clone(),
+        settings: config.server,
+        sources,
+    };
+    let (stop, stopped) = oneshot::channel();
+    let served = server.run(async { stopped.await.unwrap_or(Stop::Now) });
+    let notify = control.notify.clone();
+    let failure = OnceCell::new();
+    let controlled = async {
+        let why = control.until_stop(hand, sockets).await.unwrap_or_else(|e| {
+            // The old process goes on at these addresses. What was accepted here in the meantime is
+            // served to its end all the same.
+            let _ = failure.set(e);
+            Stop::HandedOver
+        });
+        let _ = stop.send(why);
+        control.until_impatience(why).await;
+    };
+    let served = tokio::select! {
+        // The listeners first: the rest says that they are there.
+        biased;
+        served = served => served.map_err(Failure::Serve),
+        () = controlled => Ok(0),
+        () = notify.keep_telling(&lifecycle) => Ok(0),
+    };
+    failure.into_inner().map_or(served.map(|_| ()), |e| Err(Failure::Upgrade(e)))
+}
+
+/// What signals act on.
+struct Control {
+    signals: Signals,
+    reloader: Arc<Reloader>,
+    notify: Notify,
+    lifecycle: Lifecycle,
+    settings: config::Server,
+    sources: Sources,
+}
+
+/// The upgrade socket at work; None without one.
+type Opened = Option<JoinHandle<io::Result<Successor>>>;
+
+impl Control {
+    /// Takes over from the process that `hand` leads to, if there is one, and does what signals ask
+    /// for until one asks for the end or a successor has taken over.
+    async fn until_stop(
+        &mut self,
+        hand: Option<Hand>,
+        sockets: Vec<Handed>,
+    ) -> Result<Stop, AskError> {
+        let taking_over = hand.is_some();
+        if let Some(hand) = hand {
+            match hand.accepting().await? {
+                true => info!("upgrade: this process has taken over"),
+                false => warn!("upgrade: the old process ended by itself; this one goes on"),
+            }
+        }
+        let mut door = self.open_door(sockets, taking_over);
+        let mut launched = None;
+        self.notify.ready(&self.lifecycle);
+        loop {
+            tokio::select! {
+                asked = self.signals.next() => match asked {
+                    Asked::Stop(stop) => {
+                        self.notify.stopping(&self.lifecycle);
+                        return Ok(stop);
+                    }
+                    Asked::Reload => self.reload().await,
+                    Asked::Upgrade if door.is_none() => {
+                        error!("SIGUSR2: there is no upgrade socket (see the warning at the start)");
+                    }
+                    Asked::Upgrade if launched.is_some() => {
+                        warn!("SIGUSR2: a successor is being started already");
+                    }
+                    Asked::Upgrade => launched = self.launch().await,
+                },
+                successor = passed(&mut door) => match successor {
+                    Ok(successor) => {
+                        info!("upgrade: process {} accepts; this one drains", successor.pid);
+                        self.notify.hand_over(successor.pid);
+                        return Ok(Stop::HandedOver);
+                    }
+                    Err(e) => {
+                        error!("upgrade: the upgrade socket has failed: {e}; no upgrades any more");
+                        door = None;
+                    }
+                },
+                why = failed(&mut launched) => {
+                    error!("upgrade: the successor {why}; this process goes on");
+                    launched = None;
+                }
+            }
+        }
+    }
+
+    /// Returns when nobody wants to wait for the end of a drain that began for that reason.
+    async fn until_impatience(&mut self, mut why: Stop) {
+        loop {
+            let next = self.signals.stop().await;
+            if why != Stop::HandedOver || next != Stop::Drain {
+                return warn!("a second signal: not waiting any longer");
+            }
+            // The service is being stopped, and with it this process that had time.
+            why = Stop::Drain;
+            let timeout = self.settings.drain_timeout;
+            info!("draining: at most {timeout:?} from now");
+            self.lifecycle.hurry(timeout);
+        }
+    }
+
+    fn open_door(&self, sockets: Vec<Handed>, taking_over: bool) -> Opened {
+        let path = self.settings.upgrade_sock.as_deref()?;
+        match Door::open(path, sockets, self.settings.upgrade_timeout, taking_over) {
+            Ok(door) => Some(tokio::spawn(door.handed_over(self.lifecycle.draining()))),
+            Err(e) => {
+                warn!("server.upgrade_sock: {e}; no upgrade without a gap");
+                None
+            }
+        }
+    }
+
+    async fn reload(&mut self) {
+        info!("SIGHUP: reading the configuration again");
+        self.notify.reloading();
+        let sources = self.sources.clone();
+        // Files, and keys' arithmetic: no work for a thread that drips.
+        match tokio::task::spawn_blocking(move || Config::load(&sources)).await {
+            Ok(Ok(config)) => {
+                for warning in &config.warnings {
+                    warn!("{warning}");
+                }
+                self.settings = config.server.clone();
+                for key in self.reloader.apply(config) {
+                    warn!("{key}: the new value needs an upgrade or a restart; the old one stays");
+                }
+                info!(
+                    "reloaded: certificates, profiles and timeouts are those of the configuration"
+                );
+            }
+            Ok(Err(errors)) => {
+                for error in errors.as_slice() {
+                    error!("{error}");
+                }
+                error!("not reloaded: nothing has changed");
+            }
+            Err(e) => error!("not reloaded: {e}"),
+        }
+        self.notify.ready(&self.lifecycle);
+    }
+
+    async fn launch(&self) -> Option<(Launched, Instant)> {
+        let launched = Launched::start().await;
+        let launched = launched
+            .inspect_err(|e| error!("SIGUSR2: cannot start a successor: {e}; this process goes on"))
+            .ok()?;
+        info!("SIGUSR2: process {} is started as the successor", launched.pid);
+        Some((launched, Instant::now() + self.settings.upgrade_timeout))
+    }
+}
+
+/// Resolves when a successor has taken over, or never can.
+async fn passed(door: &mut Opened) -> io::Result<Successor> {
+    match door {
+        Some(door) => door.await.map_err(io::Error::other)?,
+        None => pending().await,
+    }
+}
+
+/// Resolves, with what became of it, when a successor that was started here has not taken over.
+async fn failed(launched: &mut Option<(Launched, Instant)>) -> &'static str {
+    let Some((launched, deadline)) = launched else { return pending().await };
+    match timeout_at(*deadline, launched.ended()).await {
+        Ok(()) => "has ended; its reason is above",
+        Err(_) => {
+            launched.kill();
+            "was not ready in time, and was killed"
+        }
+    }
+}

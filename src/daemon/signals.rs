@@ -1,0 +1,62 @@
+//! What a running process can be asked for by signal.
+
+use std::future::pending;
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::server::Stop;
+
+/// The signals that mean something here. Once they are watched, none of them ends the process by
+/// itself.
+pub(crate) struct Signals {
+    terminate: Signal,
+    quit: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user2: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once.
+    Stop(Stop),
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGUSR2: start a successor. That is what other servers' users expect.
+    Upgrade,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next signal. Nothing is lost if this is dropped.
+    pub(crate) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => Asked::Stop(Stop::Drain),
+            Some(()) = self.quit.recv() => Asked::Stop(Stop::Drain),
+            Some(()) = self.interrupt.recv() => Asked::Stop(Stop::Now),
+            Some(()) = self.hangup.recv() => Asked::Reload,
+            Some(()) = self.user2.recv() => Asked::Upgrade,
+            else => pending().await,
+        }
+    }
+
+    /// The next signal that asks for an end.
+    pub(crate) async fn stop(&mut self) -> Stop {
+        loop {
+            if let Asked::Stop(stop) = self.next().await {
+                return stop;
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the service manager is told (sd_notify(3)): that the process is ready, reloads, stops, who
+//! is the main process, that it is alive, and how many drips run. Without one nothing is.
+//!
+//! This file must not know why any of it is so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use log::debug;
+use sd_notify::NotifyState;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::lifecycle::Lifecycle;
+
+/// How often the status is looked at.
+const STATUS: Duration = Duration::from_secs(5);
+
+/// By how much the time limit of the present state is extended while a drain goes on, so that it is
+/// `server.drain_timeout` that ends it: several times [`STATUS`].
+const EXTENSION: Duration = Duration::from_secs(30);
+
+/// The way to the service manager.
+#[derive(Clone, Default)]
+pub(crate) struct Notify {
+    /// Another process speaks for the service.
+    muted: Arc<AtomicBool>,
+}
+
+impl Notify {
+    /// The process accepts, or a reload is over.
+    pub(crate) fn ready(&self, lifecycle: &Lifecycle) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&status(lifecycle))]);
+    }
+
+    /// A reload begins; [`Self::ready`] ends it.
+    pub(crate) fn reloading(&self) {
+        // Together: systemd 253 takes the one without the other for a failure.
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(e) => debug!("no monotonic clock: {e}"),
+        }
+    }
+
+    /// A drain begins that ends the service.
+    pub(crate) fn stopping(&self, lifecycle: &Lifecycle) {
+        self.tell(&[NotifyState::Stopping, NotifyState::Status(&status(lifecycle))]);
+    }
+
+    /// Another process is the main one from now on. With NotifyAccess=main, the default, only the main
+    /// process may say so, and nothing that this one says later would be heard.
+    pub(crate) fn hand_over(&self, pid: u32) {
+        self.tell(&[NotifyState::MainPid(pid)]);
+        self.muted.store(true, Ordering::Release);
+    }
+
+    /// Keeps the manager informed for as long as this is awaited.
+    pub(crate) async fn keep_telling(&self, lifecycle: &Lifecycle) {
+        let mut tasks = JoinSet::new();
+        if let Some(limit) = sd_notify::watchdog_enabled() {
+            tasks.spawn(self.clone().watchdog(limit));
+        }
+        let mut ticks = interval(STATUS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = status(lifecycle);
+        loop {
+            ticks.tick().await;
+            let now = status(lifecycle);
+            if now != said {
+                self.tell(&[NotifyState::Status(&now)]);
+                said = now;
+            }
+            if lifecycle.is_draining() {
+                let extension = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
+                self.tell(&[NotifyState::ExtendTimeoutUsec(extension)]);
+            }
+        }
+    }
+
+    /// Says so twice in `limit` while the runtime does its work: before each time, as many tasks as
+    /// it has workers were queued and have run.
+    async fn watchdog(self, limit: Duration) {
+        let mut ticks = interval(limit / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let mut tasks = JoinSet::new();
+            for _ in 0..tokio::runtime::Handle::current().metrics().num_workers() {
+                tasks.spawn(tokio::task::yield_now());
+            }
+            tasks.join_all().await;
+            self.tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        if self.muted.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(e) = sd_notify::notify(state) {
+            debug!("cannot notify the service manager: {e}");
+        }
+    }
+}
+
+fn status(lifecycle: &Lifecycle) -> String {
+    let drips = lifecycle.active();
+    let state = if lifecycle.is_draining() { "draining" } else { "serving" };
+    format!("{state}: {drips} drip(s) running")
+}

@@ -1,0 +1,77 @@
+//! A new configuration for a running server: certificates, profiles, limits and timeouts are put in
+//! place for new handshakes and requests; of everything else it is told that it takes an upgrade.
+//!
+//! Invariant: what is running keeps what it began with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use log::warn;
+
+use super::{Profiling, Shared};
+use crate::config::{Config, Listener};
+use crate::limits::door::Door;
+use crate::tls::reload::Reloading;
+
+/// Puts new configurations in place.
+pub struct Reloader {
+    /// What the server was started with.
+    running: Config,
+    profiles: Profiling,
+    settings: Shared,
+    door: Arc<Door>,
+    /// The listeners with TLS.
+    tls: Vec<(SocketAddr, Arc<Reloading>)>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        running: Config,
+        profiles: Profiling,
+        settings: Shared,
+        door: Arc<Door>,
+        tls: Vec<(SocketAddr, Arc<Reloading>)>,
+    ) -> Self {
+        Self { running, profiles, settings, door, tls }
+    }
+
+    /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
+    /// an upgrade.
+    pub fn apply(&self, config: Config) -> Vec<&'static str> {
+        self.profiles.store(Arc::new(config.profiles.clone()));
+        self.settings.store(Arc::new(config.server.clone()));
+        self.door.set(config.limits);
+        for (addr, reloading) in &self.tls {
+            let same = |listener: &&Listener| listener.addr == *addr;
+            let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
+                continue;
+            };
+            // One that is made up anew each time would be no better than the one in use.
+            let identities = (!tls.self_signed).then_some(&tls.identities[..]);
+            let done = reloading.renew(identities, &tls.files, tls.tickets, tls.mfl_prefers_tls12);
+            if let Err(e) = done {
+                warn!("{addr}: the old certificates stay: {e}");
+            }
+        }
+        needs_upgrade(&self.running, &config)
+    }
+}
+
+/// The keys that differ and cannot change in a running process.
+fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
+    let listen = |config: &Config| -> Vec<(SocketAddr, bool)> {
+        config.listen.iter().map(|l| (l.addr, l.tls.is_some())).collect()
+    };
+    let differs = [
+        ("listen", listen(running) != listen(new)),
+        ("s3", running.s3 != new.s3),
+        ("spool", running.spool != new.spool),
+        ("upstream", running.upstream != new.upstream),
+        ("admin", running.admin != new.admin),
+        ("health", running.health != new.health),
+        ("log", running.log != new.log),
+        ("server.threads", running.server.threads != new.server.threads),
+        ("server.upgrade_sock", running.server.upgrade_sock != new.server.upgrade_sock),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
