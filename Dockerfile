@@ -41,6 +41,8 @@ COPY --from=build /build/target/release/dripline /usr/bin/dripline
 # most, so running drips get a little less. Docker waits 10 s unless --stop-timeout says otherwise,
 # Kubernetes 30 s (terminationGracePeriodSeconds).
 ENV DRIPLINE__SERVER__DRAIN_TIMEOUT=110s
+# A container is replaced, not upgraded from within.
+ENV DRIPLINE__SERVER__UPGRADE_SOCK=off
 
 # The spool. A volume that is made for it takes the directory's owner over; a file system that is
 # mounted here instead has to belong to 65532.
