@@ -216,3 +216,26 @@ async fn a_range_far_ahead_of_a_slow_fill_does_not_wait_for_it() {
     assert_eq!((world.bypassed("range_ahead"), world.full_gets()), (1, 1));
     drop(reader);
 }
+
+/// Devices that fetch block by block begin one fill between them, though nobody reads between two
+/// blocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_devices_that_fetch_block_by_block_share_one_fill() {
+    let body = pattern(8 * MIB);
+    let world = Setup::new().relayed().start(&body).await;
+    world.relay().throttle(4 * MIB);
+    let device = async |n: u64| {
+        let mut stream = TcpStream::connect(world.dripline.http).await.unwrap();
+        let (target, block) = (world.target(n), 64 * KIB);
+        for from in (0..body.len()).step_by(block) {
+            let range = format!("Range: bytes={from}-{}\r\n", from + block - 1);
+            stream.write_all(&http1::head("GET", target.as_bytes(), &range)).await.unwrap();
+            let response = http1::response(&mut stream, false).await.unwrap();
+            assert_eq!((response.status, response.body == body[from..from + block]), (206, true));
+            tokio::time::sleep(Duration::from_millis(5 + 3 * n)).await;
+        }
+    };
+    tokio::join!(device(1), device(2), device(3));
+    world.until(FILLING, 0).await;
+    assert_eq!((world.full_gets(), world.metric(COMPLETE), world.metric(ABANDONED)), (1, 1, 0));
+}
