@@ -1,7 +1,7 @@
 //! Which ranges are served from the spool, and which are cheaper at S3.
 //!
 //! The rule, for an object that is not there: it is fetched whole for a request for all of it, for a
-//! range of half of it or more, and once the ranges that were asked for add up to half of it (devices
+//! range of half of it or more that begins within [`REACH`], and once the ranges that were asked for add up to half of it (devices
 //! that fetch block by block). Ranges of up to [`SMALL`] bytes go direct until then. While an object
 //! is being fetched, a range waits if it begins no more than [`REACH`] bytes beyond what is there.
 //!
@@ -112,7 +112,8 @@ impl Interest {
     /// Whether an absent object of `length` bytes is to be fetched for what is needed of it.
     pub fn is_worth(&self, name: &ObjectName, need: Need, length: u64) -> bool {
         let Need::Part { start, bytes, .. } = need else { return need == Need::Whole };
-        if start > REACH {
+        // It would go direct all the same; a small one may begin a fetch for those after it.
+        if start > REACH && bytes > SMALL {
             return false;
         }
         let mut counted = self.lock();
@@ -191,6 +192,14 @@ mod tests {
         assert!(!interest.is_worth(&name(), part(0, 100), length));
         assert!(interest.is_worth(&name(), part(0, 5 << 20), length));
         assert!(!interest.is_worth(&name(), part(REACH + 1, 1 << 30), 1 << 30), "too far in");
+        // Block by block, an object whose half is beyond the reach is fetched too.
+        let (large, interest) = (4 * REACH, Interest::default());
+        let mut blocks = (0..large).step_by(1 << 16);
+        let begun = blocks.find(|at| {
+            let _ = interest.too_small(&name(), &request(&format!("bytes={at}-{}", at + 0xffff)));
+            interest.is_worth(&name(), part(*at, 1 << 16), large)
+        });
+        assert_eq!(begun, Some(large / 2 - (1 << 16)));
         assert!(!interest.is_worth(&name(), Need::Nothing, length));
     }
 
