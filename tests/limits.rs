@@ -226,6 +226,23 @@ async fn a_connection_has_so_many_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_response_drips_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::new(640, |builder| {
+        let limits = "{requests_per_connection: 2}";
+        builder.set("DRIPLINE__LIMITS", limits).chunk(64).wait("50ms").spool(dir.path())
+    });
+    let rig = rig.await;
+    let mut stream = rig.connect().await;
+    for connection in ["keep-alive", "close"] {
+        let response = get(&mut stream).await;
+        assert_eq!((response.body.len(), response.header("connection")), (640, Some(connection)));
+    }
+    closed(stream).await;
+    rig.dripline.until("dripline_drips_ended_total{end=\"done\"}", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_ends_without_a_word() {
     let rig = Rig::limited("{idle_timeout: 300ms}").await;
     let mut stream = rig.connect().await;
@@ -240,9 +257,17 @@ async fn an_idle_connection_ends_without_a_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drip_longer_than_every_timeout_is_not_touched() {
     let limits = "{header_timeout: 200ms, handshake_timeout: 2s, send_timeout: 200ms, idle_timeout: 200ms, per_client: 2}";
-    let rig =
-        Rig::new(1280, |builder| builder.set("DRIPLINE__LIMITS", limits).chunk(64).wait("100ms"));
-    let rig = rig.await;
+    let dir = tempfile::tempdir().unwrap();
+    for spooled in [false, true] {
+        let rig = Rig::new(1280, |builder| {
+            let builder = builder.set("DRIPLINE__LIMITS", limits).chunk(64).wait("100ms");
+            if spooled { builder.spool(dir.path()) } else { builder }
+        });
+        unharmed(rig.await, spooled).await;
+    }
+}
+
+async fn unharmed(rig: Rig, spooled: bool) {
     let start = Instant::now();
     let plain = async {
         let mut stream = rig.connect().await;
@@ -263,6 +288,8 @@ async fn a_drip_longer_than_every_timeout_is_not_touched() {
     tokio::join!(plain, tls);
     assert!(start.elapsed() >= Duration::from_millis(3800), "{:?}", start.elapsed());
     for limit in ["header_timeout", "idle_timeout", "send_timeout", "handshake_timeout"] {
-        assert_eq!(rig.hits(limit), 0, "{limit}");
+        assert_eq!(rig.hits(limit), 0, "{limit}, spooled: {spooled}");
     }
+    let from_spool = rig.dripline.metric("dripline_spool_client_bytes_total");
+    assert_eq!(from_spool, if spooled { 4 * 1280 } else { 0 });
 }

@@ -58,9 +58,10 @@ pub async fn lead<A>(
     let mut left = limits.requests_per_connection;
     loop {
         let new = left == limits.requests_per_connection;
-        let head = match head::next(&mut gate, new, limits).await {
+        // Boxed, as a drip of hours does not need the room for either.
+        let head = match Box::pin(head::next(&mut gate, new, limits)).await {
             Ok(head) => head,
-            Err(why) => return refuse(&mut gate, door, why).await,
+            Err(why) => return Box::pin(refuse(&mut gate, door, why)).await,
         };
         left -= 1;
         if left == 0 && limits.requests_per_connection > 1 {
