@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::{self, Config, ListenerTls};
+use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
 use crate::limits::conversation;
@@ -47,6 +48,7 @@ use crate::s3::client::Client;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
 use crate::spool::{self, Spool};
+use crate::tls::combined::Combined;
 use crate::tls::listener;
 use crate::tls::reload::Reloading;
 use crate::upgrade::{Handed, Inherited, Role};
@@ -75,6 +77,7 @@ pub struct Server {
     admin: Option<Report>,
     health: Option<Report>,
     proxy: Arc<HttpProxy<DripProxy>>,
+    lanes: Arc<Lanes>,
     board: Board,
     door: Arc<Door>,
     settings: Shared,
@@ -126,6 +129,12 @@ pub enum StartError {
     /// The CA file has become unreadable since it was checked.
     #[error("s3.ca: {source}")]
     Ca {
+        /// Why.
+        source: io::Error,
+    },
+    /// The system has no threads left.
+    #[error("server.threads: cannot start the threads that drip: {source}")]
+    Threads {
         /// Why.
         source: io::Error,
     },
@@ -189,6 +198,8 @@ impl Server {
         let spool = spool(config.spool.as_ref(), client, &board.metrics);
         let proxy = DripProxy::new(upstream, resolver, Arc::clone(&profiles), spool, board.clone());
         let proxy = Arc::new(http_proxy(&conf, proxy));
+        let lanes = Lanes::start(config.server.threads);
+        let lanes = Arc::new(lanes.map_err(|source| StartError::Threads { source })?);
         let door = Door::new(config.limits, board.metrics.limits.clone());
         let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
@@ -200,7 +211,7 @@ impl Server {
             tls.collect(),
         );
         let (reload, reloader) = (watch::Sender::new(0), Arc::new(reloader));
-        Ok(Self { devices, admin, health, proxy, board, door, settings, reload, reloader })
+        Ok(Self { devices, admin, health, proxy, lanes, board, door, settings, reload, reloader })
     }
 
     /// A second handle of every listening socket, for a successor.
@@ -270,6 +281,7 @@ impl Server {
             let app = Devices {
                 addr,
                 proxy: Arc::clone(&self.proxy),
+                lanes: Arc::clone(&self.lanes),
                 tls,
                 proxy_protocol,
                 door: Arc::clone(&self.door),
@@ -472,6 +484,7 @@ struct Devices {
     /// As it is configured.
     addr: SocketAddr,
     proxy: Arc<HttpProxy<DripProxy>>,
+    lanes: Arc<Lanes>,
     tls: Option<Arc<Reloading>>,
     proxy_protocol: Option<Trusted>,
     door: Arc<Door>,
@@ -518,12 +531,12 @@ impl Devices {
     }
 }
 
-async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<L4Stream>> {
+async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<Combined>> {
     let failed = pingora_core::ErrorType::TLSHandshakeFailure;
     let client = introduction::peer(&socket).map(|peer| peer.ip());
     let ssl = listener::connection(&tls.current(), client);
     let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
-    let mut stream = SslStream::new(ssl, socket)?;
+    let mut stream = SslStream::new(ssl, Combined::new(socket))?;
     let accepted = stream.accept().await;
     accepted.explain_err(failed, |e| match listener::negotiated(stream.ssl()) {
         Some(n) => format!("{e}; records of up to {} bytes, client offered {}", n.limit(), n.offer),
@@ -558,9 +571,9 @@ impl Serve for Devices {
             // Boxed, so that a drip of hours does not keep the room that a handshake needs.
             if let Some(stream) = Box::pin(self.secure(socket)).await {
                 let stream = PacedStream::new(stream).accepted_by(self.addr);
-                let (proxy, door) = (&self.proxy, &self.door);
+                let (proxy, lanes, door) = (&self.proxy, &self.lanes, &self.door);
                 let draining = lifecycle.draining();
-                conversation::lead(proxy, stream, door, &connection, &draining).await;
+                conversation::lead(proxy, lanes, stream, door, &connection, &draining).await;
             }
         };
         tokio::select! {

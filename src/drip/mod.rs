@@ -1,6 +1,6 @@
 //! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes,
 //! [`valve`] keeps more from coming than the stream can hold, [`source`] keeps bodies out of memory
-//! until they are due.
+//! until they are due, [`lanes`] are the threads that bodies of any length go out on.
 //!
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
@@ -8,6 +8,7 @@
 //! This room knows nothing of S3 but how a response header is named, of HTTP but where a response
 //! head ends, and nothing of the configuration file.
 
+pub mod lanes;
 mod progress;
 pub mod schedule;
 pub mod source;

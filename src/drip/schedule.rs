@@ -70,6 +70,12 @@ impl Schedule {
         self.chunk
     }
 
+    /// Whether there is no pace: records leave whenever they can.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.wait.is_zero()
+    }
+
     /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
     /// (`None`: the body's length is not known). To be asked once the record is there to be sent:
     /// the first such time of a response may anchor a new grid, on the next common point.

@@ -21,6 +21,7 @@ mod ahead;
 mod delegate;
 mod gathered;
 mod head;
+mod rush;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -35,6 +36,7 @@ use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::lanes::ticks;
 use super::schedule::{Next, Schedule};
 use super::source::{Source, is_promise};
 use super::valve::Valve;
@@ -58,6 +60,8 @@ pub struct PacedStream {
     control: Mutex<Control>,
     /// None while no response is armed.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the lane that this stream is on wakes its task, if it was told to.
+    ticked: Option<Instant>,
     /// A record that is not complete yet, or that a source owes.
     gathered: Gathered,
     /// How many bytes of the caller's present buffer are in `gathered` already.
@@ -107,6 +111,26 @@ enum Phase {
     Body { left: Option<u64> },
 }
 
+impl Control {
+    /// How many bytes of the body are missing, if that is known.
+    fn body_left(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Body { left } => left,
+            Phase::Idle | Phase::Head { .. } => None,
+        }
+    }
+
+    /// Notes that so many bytes of the body have left.
+    fn body_sent(&mut self, length: usize) {
+        if let Phase::Body { left: Some(left) } = &mut self.phase {
+            *left -= length as u64;
+            if *left == 0 {
+                self.phase = Phase::Idle;
+            }
+        }
+    }
+}
+
 impl PacedStream {
     /// Wraps a connection. Nothing is paced before [`Self::arm`].
     #[must_use]
@@ -122,6 +146,7 @@ impl PacedStream {
                 supply: None,
             }),
             timer: None,
+            ticked: None,
             gathered: Gathered::default(),
             taken: 0,
             accepted: 0,
@@ -164,6 +189,14 @@ impl PacedStream {
     #[must_use]
     pub fn is_dripping(&self) -> bool {
         self.dripping
+    }
+
+    /// Whether no more than one record of that body is left.
+    #[must_use]
+    pub fn is_dripping_its_last(&self) -> bool {
+        let control = self.lock();
+        let Phase::Body { left: Some(left) } = control.phase else { return true };
+        left <= control.schedule.chunk() as u64
     }
 
     /// Sends the rest of a body that was promised. Reads, writes and shutdowns do the same before
@@ -222,6 +255,9 @@ impl PacedStream {
         let missing = left.map(|left| left - self.gathered.len() as u64);
         if promised && self.taken == 0 && missing == Some(buf.len() as u64) {
             self.supplied()?;
+            // Whoever drips it out may be on another thread, with timers of its own.
+            (self.timer, self.ticked) = (None, None);
+            self.ahead.look();
             self.dripping = true;
             return Poll::Ready(Ok(buf.len()));
         }
@@ -250,19 +286,29 @@ impl PacedStream {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.dripping {
             let Phase::Body { left: Some(left) } = self.control().phase else { break };
+            match ready!(self.poll_rush(cx, left)) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(e) => return self.given_up(e),
+            }
             let chunk = self.control().schedule.chunk();
             let record = chunk.min(usize::try_from(left).unwrap_or(chunk));
             self.gathered.promise(record - self.gathered.len());
             if let Err(e) = ready!(self.poll_record(cx, None)) {
-                self.dripping = false;
-                self.release();
-                return Poll::Ready(Err(e));
+                return self.given_up(e);
             }
         }
         if std::mem::take(&mut self.dripping) {
             self.release();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ends a promised body before its end.
+    fn given_up(&mut self, e: io::Error) -> Poll<io::Result<()>> {
+        self.dripping = false;
+        self.release();
+        Poll::Ready(Err(e))
     }
 
     /// Waits for the record's time and writes it: `record`, or what is gathered.
@@ -279,12 +325,7 @@ impl PacedStream {
         let now = EPOCH.elapsed();
         let control = self.control();
         control.schedule.sent(now);
-        if let Phase::Body { left: Some(left) } = &mut control.phase {
-            *left -= length as u64;
-            if *left == 0 {
-                control.phase = Phase::Idle;
-            }
-        }
+        control.body_sent(length);
         Poll::Ready(Ok(()))
     }
 
@@ -295,9 +336,7 @@ impl PacedStream {
             let (gathered, supply) = self.supplied()?;
             let read = gathered.read_now(supply);
             if let Some(record) = self.had(read)? {
-                let written = self.poll_pieces(cx, &record);
-                gathered::release(record);
-                ready!(written)?;
+                ready!(self.poll_pieces(cx, &record))?;
                 let (gathered, supply) = self.supplied()?;
                 gathered.written(supply);
                 return Poll::Ready(Ok(()));
@@ -369,6 +408,13 @@ impl PacedStream {
             return Poll::Ready(Ok(()));
         };
         let due = *EPOCH + due;
+        if self.ticked != Some(due) {
+            // On a lane there is no timer: whoever is due at one instant is woken by one.
+            self.ticked = ticks::wake_at(due, *EPOCH + now, cx).then_some(due);
+        }
+        if self.ticked.is_some() {
+            return self.poll_gone(cx);
+        }
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() != due {
             timer.as_mut().reset(due);
@@ -376,6 +422,11 @@ impl PacedStream {
         if timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
+        self.poll_gone(cx)
+    }
+
+    /// Ready, with an error, only when the client is gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead.poll_read(&mut self.inner, cx) {
             Some(e) => self.gone(e),
             None => Poll::Pending,
@@ -384,7 +435,8 @@ impl PacedStream {
 
     /// Lets go of what the armed response needed, once it is complete.
     fn release(&mut self) {
-        self.timer = None;
+        (self.timer, self.ticked) = (None, None);
+        self.ahead.look();
         let control = self.control();
         control.progress = None;
         control.supply = None;
@@ -472,6 +524,7 @@ impl AsyncRead for PacedStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
+        this.ahead.look();
         let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
         if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
             let control = this.control();

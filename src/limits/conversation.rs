@@ -26,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 use super::door::Door;
 use super::gate::Gate;
 use super::head::{self, ANSWER_TIMEOUT, NoHead};
+use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Connection;
 
@@ -46,6 +47,7 @@ pub trait Unfinished: Send + Sync {
 /// request's context is given `connection`, to be marked busy.
 pub async fn lead<A>(
     app: &Arc<A>,
+    lanes: &Lanes,
     stream: PacedStream,
     door: &Arc<Door>,
     connection: &Arc<Connection>,
@@ -77,7 +79,8 @@ pub async fn lead<A>(
         gate = same;
         let rest = settings.and_then(|mut settings| settings.take_user_context());
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
-            let sent = gate.drip_out().await;
+            let Some((same, sent)) = drip_out(lanes, gate).await else { return };
+            gate = same;
             if !rest.0.end(&sent) {
                 return gate.shutdown_stream().await;
             }
@@ -86,6 +89,19 @@ pub async fn lead<A>(
         if *draining.borrow() {
             return gate.shutdown_stream().await;
         }
+    }
+}
+
+/// Sends the rest of a promised body: what is more than a record, on a thread for that.
+async fn drip_out(lanes: &Lanes, mut gate: Box<Gate>) -> Option<(Box<Gate>, io::Result<()>)> {
+    let short = gate.paced().is_dripping_its_last();
+    let rest = async move {
+        let sent = gate.drip_out().await;
+        (gate, sent)
+    };
+    match short {
+        true => Some(rest.await),
+        false => lanes.run(rest).await,
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`listener`] caps the records, [`record`] is the arithmetic behind the caps, [`reload`] replaces
 //! certificates while connections run.
 
+pub mod combined;
 mod hello;
 pub mod identity;
 pub mod listener;

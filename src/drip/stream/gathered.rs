@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,9 +20,46 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::drip::source::Source;
 
 thread_local! {
-    /// Where due records are read to: one for all connections of a thread, as large as the largest
-    /// record that was read on it.
+    /// Where due records are read to: one for all connections of a thread, as large as the most that
+    /// was read at once on it.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Memory that is this thread's and not the connection's, until it is dropped. What is in it at first
+/// means nothing.
+pub(super) struct Lent {
+    space: Vec<u8>,
+    length: usize,
+}
+
+impl Lent {
+    fn of(length: usize) -> Self {
+        let mut space = SCRATCH.take();
+        if space.len() < length {
+            space.resize(length, 0);
+        }
+        Self { space, length }
+    }
+}
+
+impl Deref for Lent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.space[..self.length]
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.space[..self.length]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.space));
+    }
 }
 
 /// A source, and how far it is used.
@@ -41,7 +79,15 @@ impl Supply {
         *self.offset.get_or_insert_with(|| self.source.start())
     }
 
-    fn used(&mut self, bytes: usize) {
+    /// The next bytes, as many as are asked for. None if that takes a disk access.
+    pub(super) fn read_now(&mut self, length: usize) -> io::Result<Option<Lent>> {
+        let offset = self.offset();
+        let mut bytes = Lent::of(length);
+        Ok(self.source.read_now(offset, &mut bytes)?.then_some(bytes))
+    }
+
+    /// Notes that so many more bytes were sent, or are ordinary bytes now.
+    pub(super) fn used(&mut self, bytes: usize) {
         let offset = self.offset();
         self.offset = Some(offset.saturating_add(bytes as u64));
     }
@@ -91,24 +137,20 @@ impl Gathered {
         self.bytes = bytes;
     }
 
-    /// The whole record, in memory that is this thread's and not the connection's: to be given back
-    /// by [`release`]. `None` if it takes a disk access, which has begun then: see
+    /// The whole record. `None` if it takes a disk access, which has begun then: see
     /// [`Self::poll_settle`].
-    pub(super) fn read_now(&mut self, supply: &mut Supply) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn read_now(&mut self, supply: &mut Supply) -> io::Result<Option<Lent>> {
         if self.reading.is_some() {
             return Ok(None);
         }
         let offset = supply.offset();
-        let mut record = SCRATCH.take();
-        record.clear();
-        record.extend_from_slice(&self.bytes);
-        record.resize(self.len(), 0);
-        let read = supply.source.read_now(offset, &mut record[self.bytes.len()..]);
-        if let Ok(true) = read {
+        let mut record = Lent::of(self.len());
+        let (bytes, owed) = record.split_at_mut(self.bytes.len());
+        bytes.copy_from_slice(&self.bytes);
+        if supply.source.read_now(offset, owed)? {
             return Ok(Some(record));
         }
-        release(record);
-        read?;
+        drop(record);
         let (source, length) = (Arc::clone(&supply.source), self.owed);
         self.reading = Some(spawn_blocking(move || {
             let mut bytes = vec![0; length];
@@ -128,7 +170,6 @@ impl Gathered {
             if let Some(record) = self.read_now(supply)? {
                 self.bytes.reserve_exact(self.owed);
                 self.bytes.extend_from_slice(&record[before..]);
-                release(record);
             } else if let Some(reading) = &mut self.reading {
                 let read = ready!(Pin::new(reading).poll(cx));
                 self.reading = None;
@@ -151,9 +192,4 @@ impl Gathered {
         self.bytes = Vec::new();
         supply.used(std::mem::take(&mut self.owed));
     }
-}
-
-/// Gives back what [`Gathered::read_now`] lent.
-pub(super) fn release(scratch: Vec<u8>) {
-    SCRATCH.set(scratch);
 }

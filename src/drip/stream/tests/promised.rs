@@ -334,7 +334,9 @@ async fn a_full_tls_socket_takes_a_record_from_another_buffer() {
     stream.write_all(HEAD).await.unwrap();
     write_promises(&mut stream, LENGTH, 10_000).await;
     assert!(client.await.unwrap().unwrap()[HEAD.len()..] == story(LENGTH));
-    assert_eq!((progress.records(), book.counts()), (25, (1, 50, 25)));
+    let (begun, looks, reads) = book.counts();
+    assert_eq!((progress.records(), begun, reads), (25, 1, 25));
+    assert!(looks >= 50, "{looks} looks: before the socket was full and after it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,4 +364,62 @@ async fn a_body_promised_whole_goes_before_whatever_the_stream_is_asked_next() {
         let next: &[u8] = if ask == 1 { b"next" } else { b"" };
         assert!(bytes == [HEAD, &story(1000), next].concat());
     }
+}
+
+/// Records of a body without a pace, over TLS: each is one of its own for the client, and several leave
+/// in one call.
+#[tokio::test]
+async fn without_a_wait_records_leave_together_and_stay_what_they_are() {
+    use pingora_core::protocols::l4::stream::Stream as L4Stream;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::tls::combined::Combined;
+
+    const LENGTH: usize = 300_010;
+    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = door.local_addr().unwrap();
+    let client = tokio::spawn(async move {
+        let connector = SslConnector::builder(SslMethod::tls_client()).unwrap().build();
+        let mut ssl = connector.configure().unwrap().into_ssl("localhost").unwrap();
+        ssl.set_verify(SslVerifyMode::NONE);
+        let far = TcpStream::connect(address).await.unwrap();
+        let mut tls = tokio_openssl::SslStream::new(ssl, far).unwrap();
+        Pin::new(&mut tls).connect().await.unwrap();
+        // One read of OpenSSL returns bytes of one record.
+        let (mut bytes, mut records) = (vec![0; HEAD.len() + LENGTH], Vec::new());
+        let mut at = 0;
+        while at < bytes.len() {
+            let read = tls.read(&mut bytes[at..]).await.unwrap();
+            at += read;
+            records.push(read);
+        }
+        (bytes, records)
+    });
+    let identity = Arc::new(Identity::self_signed(&["localhost"]).unwrap());
+    let cap = Arc::new(|_: listener::Client<'_>| ChunkSize::default());
+    let settings = listener::Settings { cap, tickets: 0, mfl_prefers_tls12: true };
+    let acceptor = listener::acceptor(&[identity], &settings).unwrap();
+    let ssl = listener::connection(&acceptor, None).unwrap();
+    let near = L4Stream::from(door.accept().await.unwrap().0);
+    let mut tls = SslStream::new(ssl, Combined::new(near)).unwrap();
+    tls.accept().await.unwrap();
+    let mut stream = PacedStream::new(Box::new(tls));
+    let book = Book::new(1);
+    let progress = arm(&stream, pace(4096, Duration::ZERO), LENGTH, &book);
+    stream.write_all(HEAD).await.unwrap();
+    stream.write_all(&promise(LENGTH)).await.unwrap();
+    stream.drip_out().await.unwrap();
+    let (bytes, records) = client.await.unwrap();
+    assert!(bytes[HEAD.len()..] == story(LENGTH));
+    let mut expected = vec![HEAD.len()];
+    expected.extend([4096].repeat(LENGTH / 4096));
+    expected.push(LENGTH % 4096);
+    assert_eq!(records, expected);
+    assert_eq!(progress.records(), LENGTH.div_ceil(4096) as u64);
+    let (_, looks, reads) = book.counts();
+    assert!(
+        looks < expected.len() / 4 && reads == 0,
+        "{looks} reads for {} records",
+        records.len()
+    );
 }
