@@ -8,7 +8,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 pub mod client;
-//pub mod crowd;
+pub mod crowd;
 pub mod haproxy;
 pub mod journeys;
 pub mod lab;

@@ -256,16 +256,28 @@ pub fn spawn(
 
 /// Whether dripline is ready, as its admin port has it.
 pub fn is_ready(admin: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(status.ends_with(b" 200"))
-    };
-    ask().unwrap_or(false)
+    ask(admin, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// One of dripline's counters: `name`, or `name{label="value"}` for one of several.
+pub fn counter(admin: SocketAddr, name: &str) -> Result<u64, String> {
+    let answer = ask(admin, "/metrics").map_err(|error| format!("metrics: {error}"))?;
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    match line {
+        // What never happened is not listed.
+        None => Ok(0),
+        Some(value) => value.trim().parse().map_err(|_| format!("{name} is {value:?}")),
+    }
+}
+
+fn ask(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A port that was free a moment ago.
