@@ -2,7 +2,7 @@
 //! [`listener`] caps the records, [`record`] is the arithmetic behind the caps, [`reload`] replaces
 //! certificates while connections run.
 
-mod hello;
+pub mod hello;
 pub mod identity;
 pub mod listener;
 mod openssl_gaps;
