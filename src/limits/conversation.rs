@@ -78,7 +78,12 @@ pub async fn lead<A>(
         let rest = settings.and_then(|mut settings| settings.take_user_context());
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
             let sent = gate.drip_out().await;
-            if !rest.0.end(&sent) {
+            let goes_on = rest.0.end(&sent);
+            // Nothing vouches for the end of a body that is not whole.
+            if sent.is_err() {
+                return;
+            }
+            if !goes_on {
                 return gate.shutdown_stream().await;
             }
         }

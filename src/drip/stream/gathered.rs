@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::drip::source::Source;
+use crate::drip::source::{Coming, Source};
 
 thread_local! {
     /// Where due records are read to: one for all connections of a thread, as large as the largest
@@ -48,10 +48,12 @@ impl Supply {
 }
 
 /// The pieces of one record: `bytes`, then `owed` bytes of a source.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Gathered {
     bytes: Vec<u8>,
     owed: usize,
+    /// What is owed is not there yet.
+    coming: Option<Coming>,
     /// Reads what is owed.
     reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
@@ -89,6 +91,22 @@ impl Gathered {
     /// See [`Self::take_bytes`].
     pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
         self.bytes = bytes;
+    }
+
+    /// Waits until the source has what it owes.
+    pub(super) fn poll_there(
+        &mut self,
+        cx: &mut Context<'_>,
+        supply: &mut Supply,
+    ) -> Poll<io::Result<()>> {
+        if self.coming.is_none() {
+            let end = supply.offset().saturating_add(self.owed as u64);
+            self.coming = supply.source.coming(end);
+        }
+        let Some(coming) = &mut self.coming else { return Poll::Ready(Ok(())) };
+        let there = ready!(coming.as_mut().poll(cx));
+        self.coming = None;
+        Poll::Ready(there)
     }
 
     /// The whole record, in memory that is this thread's and not the connection's: to be given back
