@@ -239,7 +239,7 @@ async fn a_successor_that_fails_changes_nothing() {
     let world = World::with("fw.bin", &wanted).await;
     let config = world.write("dripline.yaml", "drip: {chunk_size: 64, wait: 50ms}\n");
     let launch = world.launch().without("TLS_WAIT_TIME").arg("-c").arg(&config);
-    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "2s").start().await;
+    let old = launch.start().await;
     let prober = Prober::start(old.http());
     let drip = old.begin_fetch("fw.bin");
 
@@ -273,8 +273,20 @@ async fn a_successor_that_fails_changes_nothing() {
         "{outcome:?}"
     );
     old.logged("it ended before it was ready; this process goes on").await;
+    assert_body(&drip.await.unwrap(), &wanted);
+    assert_body(&old.fetch("fw.bin").await, &wanted);
+    prober.end().await;
+    assert_eq!(old.ask("/readyz").await.status, 200);
+}
 
-    // Ones that ask, get the sockets, and say nothing, or something else.
+#[tokio::test]
+async fn a_successor_that_says_nothing_or_nonsense_changes_nothing() {
+    let wanted = body(40 * 64);
+    let world = World::with("fw.bin", &wanted).await;
+    let launch = paced(world.launch(), 64, Duration::from_millis(50));
+    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "2s").start().await;
+    let prober = Prober::start(old.http());
+    let drip = old.begin_fetch("fw.bin");
     for (what, said) in [
         ("", "it said nothing in 5s"),
         ("dripline-upgrade 2\n", "it does not speak version 1"),
@@ -295,13 +307,38 @@ async fn a_successor_that_fails_changes_nothing() {
     assert_eq!(old.ask("/readyz").await.status, 200);
 }
 
+/// A program that starts, and dies of a signal before it says anything.
+#[tokio::test]
+async fn a_successor_that_crashes_changes_nothing() {
+    let wanted = body(40 * 64);
+    let world = World::with("fw.bin", &wanted).await;
+    let program = world.dir.path().join("dripline");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dripline"), &program).unwrap();
+    let launch = paced(world.launch(), 64, Duration::from_millis(50));
+    let old = launch.program(&program).start().await;
+    let drip = old.begin_fetch("fw.bin");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    old.signal(libc::SIGUSR2);
+    old.logged("upgrade: the successor has ended; its reason is above; this process goes on").await;
+    // Nor does one that is no program at all.
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o600)).unwrap();
+    old.signal(libc::SIGUSR2);
+    old.logged("SIGUSR2: cannot start a successor: ").await;
+    assert_body(&drip.await.unwrap(), &wanted);
+    assert_body(&old.fetch("fw.bin").await, &wanted);
+    assert_eq!(old.ask("/readyz").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_successor_that_hangs_before_it_asks_is_killed() {
     let world = World::with("fw.bin", b"x").await;
     // A configuration that never comes: opening a pipe without a writer blocks.
     let config = world.write("dripline.yaml", "drip: {wait: 0s}\n");
     let launch = world.launch().arg("-c").arg(&config);
-    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "1s").start().await;
+    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "4s").start().await;
     std::fs::remove_file(&config).unwrap();
     let path = std::ffi::CString::new(config).unwrap();
     // SAFETY: the path ends in zero and outlives the call.
