@@ -512,19 +512,25 @@ async fn who_says_nothing_does_not_hold_up_a_drain() {
 // --- reload
 
 #[tokio::test]
-async fn sighup_puts_profiles_and_certificates_in_place() {
+async fn sighup_puts_profiles_and_limits_in_place() {
     let wanted = body(4 * 1000);
     let world = World::with("fw.bin", &wanted).await;
+    let listen = "listen: [{addr: '127.0.0.1:0', tls: {}}, {addr: '127.0.0.1:0'}]\n";
     let chunk = |bytes: usize| {
         format!(
-            "drip: {{chunk_size: {bytes}, wait: 0s}}\n\
+            "{listen}drip: {{chunk_size: {bytes}, wait: 0s}}\n\
              profiles: [{{name: small, match: {{key_prefix: fw}}, chunk_size: {}}}]\n",
             bytes / 2
         )
     };
     let config = world.write("dripline.yaml", &chunk(1000));
-    let launch = world.launch().without("TLS_WAIT_TIME").arg("-c").arg(&config);
-    let daemon = launch.start().await;
+    let launch = world.launch().without("TLS_WAIT_TIME").without("DRIPLINE__LISTEN");
+    let daemon = launch.arg("-c").arg(&config).start().await;
+    let connection = async || {
+        let response = daemon.fetch("fw.bin").await;
+        response.header("connection").map(str::to_owned)
+    };
+    assert_eq!(connection().await.as_deref(), Some("keep-alive"));
     let records = async || {
         let (response, client) = fetch_tls(daemon.https(), "fw.bin").await.unwrap();
         let response = response.unwrap();
@@ -546,16 +552,21 @@ async fn sighup_puts_profiles_and_certificates_in_place() {
     }
     assert_eq!(records().await, 16);
 
-    let more = "server: {threads: 3, drain_timeout: 1s}\nupstream: {idle_timeout: 1s}\n";
-    world.write("dripline.yaml", &format!("{}{more}", chunk(2000)));
+    let more = "server: {threads: 3, drain_timeout: 1s}\nupstream: {idle_timeout: 1s}\n\
+                limits: {requests_per_connection: 1}\n";
+    let proxied = "{addr: '127.0.0.1:0', proxy_protocol: {from: [10.0.0.0/8]}}]";
+    let file = format!("{}{more}", chunk(2000)).replace("{addr: '127.0.0.1:0'}]", proxied);
+    assert!(file.contains("proxy_protocol"));
+    world.write("dripline.yaml", &file);
     daemon.signal(libc::SIGHUP);
     daemon.logged_times("reloaded: certificates", 2).await;
-    for key in ["server.threads", "upstream"] {
+    for key in ["listen", "server.threads", "upstream"] {
         let warning = daemon.logged(&format!("{key}: the new value needs an upgrade")).await;
         assert!(warning.contains(" WARN "), "{warning}");
     }
-    assert_eq!(daemon.matching("needs an upgrade").len(), 2);
+    assert_eq!(daemon.matching("needs an upgrade").len(), 3);
     assert_eq!(records().await, 4);
+    assert_eq!(connection().await.as_deref(), Some("close"));
 }
 
 // --- the service manager
