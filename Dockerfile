@@ -32,7 +32,7 @@ FROM docker.io/library/debian:bookworm-slim
 # The roots that S3's certificate is verified against. OpenSSL itself is inside the binary.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 COPY LICENSE /usr/share/doc/dripline/copyright
 COPY --from=build /build/target/release/dripline /usr/bin/dripline

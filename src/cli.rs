@@ -140,11 +140,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Says it on standard error in one write: a successor shares that with the process that started it,
+/// and their lines must not mix.
+fn complain(what: &impl std::fmt::Display) {
+    // If that fails, nobody is there to be told.
+    let _ = std::io::stderr().write_all(format!("{what}\n").as_bytes());
+}
+
 fn with_config(args: ConfigArgs, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match args.load() {
         Ok(config) => command(config),
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(&errors);
             EX_CONFIG.into()
         }
     }
@@ -165,7 +172,7 @@ fn run(args: RunArgs) -> ExitCode {
     let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(&errors);
             return EX_CONFIG.into();
         }
     };
@@ -263,7 +270,7 @@ fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
                     "  (if the first part of its path is not the bucket, set s3.bucket first)"
                 );
             }
-            eprintln!("{errors}");
+            complain(&errors);
             EX_CONFIG.into()
         }
         Ok(config) => match url.check(&config.s3.endpoint) {
@@ -286,7 +293,7 @@ fn health(args: ConfigArgs) -> ExitCode {
     let (admin, health) = match report_addresses(&args.sources()) {
         Ok(addresses) => addresses,
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(&errors);
             return EX_CONFIG.into();
         }
     };

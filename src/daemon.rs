@@ -199,7 +199,7 @@ impl Control {
                     warn!("{key}: the new value needs an upgrade or a restart; the old one stays");
                 }
                 info!(
-                    "reloaded: certificates, profiles and timeouts are those of the configuration"
+                    "reloaded: certificates, profiles, limits and timeouts are those of the configuration"
                 );
             }
             Ok(Err(errors)) => {

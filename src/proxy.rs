@@ -12,6 +12,7 @@ pub mod running;
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use log::{info, warn};
 use pingora::prelude::*;
-use pingora::protocols::Ssl;
+use pingora::protocols::{Digest, Ssl};
 use pingora::upstreams::peer::Peer;
 use pingora_cache::CacheKey;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -34,6 +35,7 @@ use crate::limits::gate::Gate;
 use crate::profile::{Facts, Profiles};
 use crate::route::{Route, route};
 use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
+use crate::s3::quiet::is_quiet;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
 use crate::spool::admission::{self, admit};
@@ -256,9 +258,8 @@ impl ProxyHttp for DripProxy {
         };
         let mut head = head.clone();
         trim(&mut head, &ctx.served.settings.response_headers);
-        let chunk = ctx.served.settings.chunk_size.bytes();
         let reading = Arc::clone(&served.reading);
-        Ok(Hit::new(reading, head, since, chunk, served.multipart).into_key())
+        Ok(Hit::new(reading, head, since, served.multipart).into_key())
     }
 
     async fn upstream_peer(
@@ -275,6 +276,24 @@ impl ProxyHttp for DripProxy {
         })?;
         ctx.valve = Self::wants_valve(session.req_header(), &ctx.served).then(Arc::default);
         Ok(Box::new(self.upstream.peer(address, ctx.valve.as_ref())))
+    }
+
+    /// Lets go of a pooled connection on which S3 has said something unasked: the next one is tried.
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        fd: RawFd,
+        _: Option<&Digest>,
+        _: &mut Context,
+    ) -> Result<()> {
+        if !reused || is_quiet(fd) {
+            return Ok(());
+        }
+        let mut e = Error::explain(ReadError, "S3 sent something unasked for").into_up();
+        e.set_retry(true);
+        Err(e)
     }
 
     /// Replaces the client's request by one that holds only what S3 reads.

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use support::fault::{End, FaultOrigin, Plan, pattern};
 use support::http1::{self, Response, head};
 use support::wire::Client;
-use support::{Builder, Dripline, logs};
+use support::{Builder, Dripline, eventually, logs};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, RwLockReadGuard};
@@ -254,6 +254,10 @@ async fn more_than_was_announced_is_cut_off() {
                 stream.write_all(&head("GET", TARGET.as_bytes(), "")).await.unwrap();
                 let response = http1::response(&mut stream, false).await.expect("an answer");
                 assert!(response.complete && response.body == pattern(announced), "{what}");
+                // What is still under way when the next request leaves could not be told from its
+                // answer by anybody.
+                let over = || rig.s3.answers() == turn;
+                eventually(Duration::from_secs(10), over).await.expect("all of S3's answer");
                 assert_eq!(rig.s3.connections(), turn, "{what}: an upstream was used again");
             }
         }

@@ -239,7 +239,7 @@ async fn a_successor_that_fails_changes_nothing() {
     let world = World::with("fw.bin", &wanted).await;
     let config = world.write("dripline.yaml", "drip: {chunk_size: 64, wait: 50ms}\n");
     let launch = world.launch().without("TLS_WAIT_TIME").arg("-c").arg(&config);
-    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "2s").start().await;
+    let old = launch.start().await;
     let prober = Prober::start(old.http());
     let drip = old.begin_fetch("fw.bin");
 
@@ -273,8 +273,20 @@ async fn a_successor_that_fails_changes_nothing() {
         "{outcome:?}"
     );
     old.logged("it ended before it was ready; this process goes on").await;
+    assert_body(&drip.await.unwrap(), &wanted);
+    assert_body(&old.fetch("fw.bin").await, &wanted);
+    prober.end().await;
+    assert_eq!(old.ask("/readyz").await.status, 200);
+}
 
-    // Ones that ask, get the sockets, and say nothing, or something else.
+#[tokio::test]
+async fn a_successor_that_says_nothing_or_nonsense_changes_nothing() {
+    let wanted = body(40 * 64);
+    let world = World::with("fw.bin", &wanted).await;
+    let launch = paced(world.launch(), 64, Duration::from_millis(50));
+    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "2s").start().await;
+    let prober = Prober::start(old.http());
+    let drip = old.begin_fetch("fw.bin");
     for (what, said) in [
         ("", "it said nothing in 5s"),
         ("dripline-upgrade 2\n", "it does not speak version 1"),
@@ -295,13 +307,38 @@ async fn a_successor_that_fails_changes_nothing() {
     assert_eq!(old.ask("/readyz").await.status, 200);
 }
 
+/// A program that starts, and dies of a signal before it says anything.
+#[tokio::test]
+async fn a_successor_that_crashes_changes_nothing() {
+    let wanted = body(40 * 64);
+    let world = World::with("fw.bin", &wanted).await;
+    let program = world.dir.path().join("dripline");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dripline"), &program).unwrap();
+    let launch = paced(world.launch(), 64, Duration::from_millis(50));
+    let old = launch.program(&program).start().await;
+    let drip = old.begin_fetch("fw.bin");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    old.signal(libc::SIGUSR2);
+    old.logged("upgrade: the successor has ended; its reason is above; this process goes on").await;
+    // Nor does one that is no program at all.
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o600)).unwrap();
+    old.signal(libc::SIGUSR2);
+    old.logged("SIGUSR2: cannot start a successor: ").await;
+    assert_body(&drip.await.unwrap(), &wanted);
+    assert_body(&old.fetch("fw.bin").await, &wanted);
+    assert_eq!(old.ask("/readyz").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_successor_that_hangs_before_it_asks_is_killed() {
     let world = World::with("fw.bin", b"x").await;
     // A configuration that never comes: opening a pipe without a writer blocks.
     let config = world.write("dripline.yaml", "drip: {wait: 0s}\n");
     let launch = world.launch().arg("-c").arg(&config);
-    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "1s").start().await;
+    let old = launch.env("DRIPLINE__SERVER__UPGRADE_TIMEOUT", "4s").start().await;
     std::fs::remove_file(&config).unwrap();
     let path = std::ffi::CString::new(config).unwrap();
     // SAFETY: the path ends in zero and outlives the call.
@@ -475,19 +512,25 @@ async fn who_says_nothing_does_not_hold_up_a_drain() {
 // --- reload
 
 #[tokio::test]
-async fn sighup_puts_profiles_and_certificates_in_place() {
+async fn sighup_puts_profiles_and_limits_in_place() {
     let wanted = body(4 * 1000);
     let world = World::with("fw.bin", &wanted).await;
+    let listen = "listen: [{addr: '127.0.0.1:0', tls: {}}, {addr: '127.0.0.1:0'}]\n";
     let chunk = |bytes: usize| {
         format!(
-            "drip: {{chunk_size: {bytes}, wait: 0s}}\n\
+            "{listen}drip: {{chunk_size: {bytes}, wait: 0s}}\n\
              profiles: [{{name: small, match: {{key_prefix: fw}}, chunk_size: {}}}]\n",
             bytes / 2
         )
     };
     let config = world.write("dripline.yaml", &chunk(1000));
-    let launch = world.launch().without("TLS_WAIT_TIME").arg("-c").arg(&config);
-    let daemon = launch.start().await;
+    let launch = world.launch().without("TLS_WAIT_TIME").without("DRIPLINE__LISTEN");
+    let daemon = launch.arg("-c").arg(&config).start().await;
+    let connection = async || {
+        let response = daemon.fetch("fw.bin").await;
+        response.header("connection").map(str::to_owned)
+    };
+    assert_eq!(connection().await.as_deref(), Some("keep-alive"));
     let records = async || {
         let (response, client) = fetch_tls(daemon.https(), "fw.bin").await.unwrap();
         let response = response.unwrap();
@@ -509,16 +552,21 @@ async fn sighup_puts_profiles_and_certificates_in_place() {
     }
     assert_eq!(records().await, 16);
 
-    let more = "server: {threads: 3, drain_timeout: 1s}\nupstream: {idle_timeout: 1s}\n";
-    world.write("dripline.yaml", &format!("{}{more}", chunk(2000)));
+    let more = "server: {threads: 3, drain_timeout: 1s}\nupstream: {idle_timeout: 1s}\n\
+                limits: {requests_per_connection: 1}\n";
+    let proxied = "{addr: '127.0.0.1:0', proxy_protocol: {from: [10.0.0.0/8]}}]";
+    let file = format!("{}{more}", chunk(2000)).replace("{addr: '127.0.0.1:0'}]", proxied);
+    assert!(file.contains("proxy_protocol"));
+    world.write("dripline.yaml", &file);
     daemon.signal(libc::SIGHUP);
     daemon.logged_times("reloaded: certificates", 2).await;
-    for key in ["server.threads", "upstream"] {
+    for key in ["listen", "server.threads", "upstream"] {
         let warning = daemon.logged(&format!("{key}: the new value needs an upgrade")).await;
         assert!(warning.contains(" WARN "), "{warning}");
     }
-    assert_eq!(daemon.matching("needs an upgrade").len(), 2);
+    assert_eq!(daemon.matching("needs an upgrade").len(), 3);
     assert_eq!(records().await, 4);
+    assert_eq!(connection().await.as_deref(), Some("close"));
 }
 
 // --- the service manager

@@ -38,6 +38,7 @@ thread_local! {
 }
 
 /// What every device asks for, and of whom.
+#[derive(Clone)]
 pub struct Load {
     /// The proxy.
     pub addr: SocketAddr,
@@ -339,7 +340,16 @@ fn past_head<'a>(
 
 /// A TLS connection to the proxy.
 pub async fn connect(load: &Load) -> Result<SslStream<Tap>, String> {
-    let tcp = TcpStream::connect(load.addr).await.map_err(|error| format!("connect: {error}"))?;
+    handshake(load, tcp(load).await?).await
+}
+
+/// A connection to the proxy, without TLS yet.
+pub async fn tcp(load: &Load) -> Result<TcpStream, String> {
+    TcpStream::connect(load.addr).await.map_err(|error| format!("connect: {error}"))
+}
+
+/// Makes a TLS connection of it.
+pub async fn handshake(load: &Load, tcp: TcpStream) -> Result<SslStream<Tap>, String> {
     let tls = load.tls.configure().and_then(|configuration| configuration.into_ssl("localhost"));
     let tls = tls.map_err(|error| format!("TLS: {error}"))?;
     let tap = Tap::new(tcp);
@@ -348,13 +358,19 @@ pub async fn connect(load: &Load) -> Result<SslStream<Tap>, String> {
     Ok(stream)
 }
 
-async fn send(stream: &mut SslStream<Tap>, object: &Object, headers: &str) -> Result<(), String> {
+/// Asks for an object, with these header lines.
+pub async fn send(
+    stream: &mut SslStream<Tap>,
+    object: &Object,
+    headers: &str,
+) -> Result<(), String> {
     let target = &object.target;
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|error| format!("write: {error}"))
 }
 
-fn first_line(answer: &[u8]) -> String {
+/// The first line of an answer, for messages.
+pub fn first_line(answer: &[u8]) -> String {
     let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
     String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned()
 }

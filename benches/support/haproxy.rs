@@ -59,7 +59,7 @@ pub async fn start(
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(&path); // -db: in the foreground, one process
         let proxy = process::spawn(lab, "haproxy", port, End::Kill, command)?;
-        proxy.started(|| TcpStream::connect(loopback(port)).is_ok()).await
+        proxy.started(|_| TcpStream::connect(loopback(port)).is_ok()).await
     });
     Ok((proxy.await?, loopback(warm)))
 }

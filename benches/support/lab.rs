@@ -44,6 +44,16 @@ impl Object {
         &self.random[self.bytes.clone()]
     }
 
+    /// Its first `size` bytes, as an object of their own.
+    pub fn beginning(&self, key: &str, size: usize) -> Self {
+        Self {
+            key: key.to_owned(),
+            target: format!("/file/{key}"),
+            random: Arc::clone(&self.random),
+            bytes: self.bytes.start..self.bytes.start + size.min(self.bytes.len()),
+        }
+    }
+
     /// The same, asked for with this query.
     pub fn asked_with(&self, query: &str) -> Self {
         Self { target: format!("{}?{query}", self.target), ..self.clone() }

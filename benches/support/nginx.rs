@@ -156,5 +156,5 @@ async fn run(
     let mut command = Command::new(program);
     command.arg("-p").arg(&prefix).arg("-c").arg(&path).arg("-e").arg("stderr");
     let proxy = process::spawn(lab, name, port, end, command)?;
-    proxy.started(|| TcpStream::connect(loopback(port)).is_ok()).await
+    proxy.started(|_| TcpStream::connect(loopback(port)).is_ok()).await
 }

@@ -91,14 +91,40 @@ impl Proxy {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
+    /// Whether it has logged something that contains `part`.
+    pub fn logged(&self, part: &str) -> bool {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(part)
+    }
+
+    /// Sends it a signal: `libc::SIGTERM` and so on.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: kill takes two numbers, and the child has not been waited for yet, or it takes no
+        // signals any more.
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+    }
+
+    /// Waits until it has ended, for `within` at most; looks every 5 ms. Returns when, and its exit code
+    /// (-1 if a signal ended it).
+    pub async fn ended(&mut self, within: Duration) -> Result<(Instant, i32), String> {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Ok((Instant::now(), status.code().unwrap_or(-1)));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Err(format!("{} had not ended after {within:?}:\n{}", self.name, self.log_tail()))
+    }
+
     /// Waits until `ready` says so. An early exit is an error that carries the log.
-    pub async fn started(mut self, ready: impl Fn() -> bool) -> Result<Self, String> {
+    pub async fn started(mut self, ready: impl Fn(&Self) -> bool) -> Result<Self, String> {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("{} ended with {status}:\n{}", self.name, self.log_tail()));
             }
-            if ready() {
+            if ready(&self) {
                 return Ok(self);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -134,33 +160,52 @@ pub async fn start_dripline(
     binary: &Path,
     settings: &Settings<'_>,
 ) -> Result<Proxy, String> {
-    tries(async |port| {
-        let admin = free_port()?;
-        let listen = serde_json::json!([{
-            "addr": loopback(port).to_string(),
-            "tls": { "cert": lab.cert(), "key": lab.key() },
-        }]);
-        let mut command = Command::new(binary);
-        command
-            .arg("run")
-            .env_clear() // a developer's own AWS_REGION must not decide the result
-            .env("DRIPLINE__LISTEN", listen.to_string()) // JSON is YAML
-            .env("DRIPLINE__S3__ENDPOINT", &settings.origin)
-            .env("DRIPLINE__S3__CA", lab.ca())
-            .env("DRIPLINE__ADMIN__ADDR", loopback(admin).to_string())
-            .env("S3_BUCKET", BUCKET)
-            .env("CHUNK_SIZE", settings.chunk.to_string())
-            .env("TLS_WAIT_TIME", settings.wait.as_millis().to_string())
-            .envs(settings.spool.environment())
-            .envs(settings.environment.iter().map(|(name, value)| (name, value)));
-        let proxy = spawn(lab, "dripline", port, End::Kill, command)?;
-        proxy.started(|| is_ready(loopback(admin))).await
+    tries(async |tls| {
+        let ports = Ports { tls, plain: None, admin: free_port()? };
+        let command = dripline(lab, binary, settings, ports);
+        let proxy = spawn(lab, "dripline", tls, End::Kill, command)?;
+        proxy.started(|_| is_ready(loopback(ports.admin))).await
     })
     .await
 }
 
+/// Where a dripline listens on loopback.
+#[derive(Clone, Copy)]
+pub struct Ports {
+    /// HTTPS.
+    pub tls: u16,
+    /// Plain HTTP, if at all.
+    pub plain: Option<u16>,
+    /// Metrics and readiness.
+    pub admin: u16,
+}
+
+/// `dripline run`, with the environment alone.
+pub fn dripline(lab: &Lab, binary: &Path, settings: &Settings<'_>, ports: Ports) -> Command {
+    let mut listen = vec![serde_json::json!({
+        "addr": loopback(ports.tls).to_string(),
+        "tls": { "cert": lab.cert(), "key": lab.key() },
+    })];
+    let plain = |port| serde_json::json!({ "addr": loopback(port).to_string() });
+    listen.extend(ports.plain.map(plain));
+    let mut command = Command::new(binary);
+    command
+        .arg("run")
+        .env_clear() // a developer's own AWS_REGION must not decide the result
+        .env("DRIPLINE__LISTEN", serde_json::Value::from(listen).to_string()) // JSON is YAML
+        .env("DRIPLINE__S3__ENDPOINT", &settings.origin)
+        .env("DRIPLINE__S3__CA", lab.ca())
+        .env("DRIPLINE__ADMIN__ADDR", loopback(ports.admin).to_string())
+        .env("S3_BUCKET", BUCKET)
+        .env("CHUNK_SIZE", settings.chunk.to_string())
+        .env("TLS_WAIT_TIME", settings.wait.as_millis().to_string())
+        .envs(settings.spool.environment())
+        .envs(settings.environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
 /// Starts a program on a free port, again if it did not come up: somebody may have taken the port.
-pub async fn tries(start: impl AsyncFn(u16) -> Result<Proxy, String>) -> Result<Proxy, String> {
+pub async fn tries<T>(start: impl AsyncFn(u16) -> Result<T, String>) -> Result<T, String> {
     let mut last = String::new();
     for _ in 0..TRIES {
         match start(free_port()?).await {
@@ -209,17 +254,30 @@ pub fn spawn(
     Ok(Proxy { name, port, child, end, log })
 }
 
-fn is_ready(admin: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(status.ends_with(b" 200"))
-    };
-    ask().unwrap_or(false)
+/// Whether dripline is ready, as its admin port has it.
+pub fn is_ready(admin: SocketAddr) -> bool {
+    ask(admin, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// One of dripline's counters: `name`, or `name{label="value"}` for one of several.
+pub fn counter(admin: SocketAddr, name: &str) -> Result<u64, String> {
+    let answer = ask(admin, "/metrics").map_err(|error| format!("metrics: {error}"))?;
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    match line {
+        // What never happened is not listed.
+        None => Ok(0),
+        Some(value) => value.trim().parse().map_err(|_| format!("{name} is {value:?}")),
+    }
+}
+
+fn ask(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A port that was free a moment ago.

@@ -60,6 +60,11 @@ impl Histograms {
         count(&mut self.gaps, gap);
         count(&mut self.deviations, gap.abs_diff(self.wait));
     }
+
+    /// The 99th percentile of |gap - wait| in milliseconds.
+    pub fn deviation_p99(&self) -> f64 {
+        self.deviations.value_at_quantile(0.99) as f64 / 1000.0
+    }
 }
 
 /// What the histograms say, in milliseconds, and how far drips were from their schedule.
@@ -326,6 +331,7 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
     sorted.get((last as f64 * percent / 100.0).round() as usize).copied().unwrap_or_default()
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+/// In milliseconds.
+pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }

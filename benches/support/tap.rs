@@ -36,6 +36,11 @@ impl Tap {
         }
         None
     }
+
+    /// Whether what has come so far ends with a whole record.
+    pub fn is_between_records(&self) -> bool {
+        self.headers.filled == 0 && self.headers.fragment_left == 0
+    }
 }
 
 impl AsyncRead for Tap {

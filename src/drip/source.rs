@@ -12,7 +12,9 @@
 //! This file must not know where a source has its bytes, or of HTTP.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -39,11 +41,17 @@ fn reserve(length: usize) -> Option<&'static [u8]> {
     (at != libc::MAP_FAILED).then(|| unsafe { std::slice::from_raw_parts(at.cast(), length) })
 }
 
-/// Where the bytes of a promised body are. What is at an offset never changes.
+/// Resolves when bytes that a source did not have are there, or never will be.
+pub type Coming = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+/// Where the bytes of a promised body are, or will be. What is at an offset never changes.
 pub trait Source: Send + Sync + fmt::Debug {
     /// Where the body begins in the source, in bytes: asked once per response, when its first
     /// promised byte is due.
     fn start(&self) -> u64;
+
+    /// What to wait for before the bytes up to `end` are read: nothing, if they are there.
+    fn coming(&self, end: u64) -> Option<Coming>;
 
     /// Fills `buf` with the bytes from `offset` if that takes no disk access. False if it would;
     /// what is in `buf` means nothing then.

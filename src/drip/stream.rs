@@ -11,7 +11,8 @@
 //! - the response head goes out at once, as it is written, and never shares a record with the body;
 //!   the first body record follows within 25 ms ([`super::schedule`] says why not at once);
 //! - a body record of a response with a Content-Length is [`Pace::record`] bytes, but for the last;
-//! - while it waits, the stream reads ahead (a little), so a vanished client ends the write at once;
+//! - while it waits, for a record's time or for its bytes, the stream reads ahead (a little), so a
+//!   vanished client ends the write at once;
 //! - of a [promised](super::source) body it holds nothing while it waits, and a promise is never
 //!   sent as it is: without a source it is an error.
 //!
@@ -333,6 +334,7 @@ impl PacedStream {
     /// be full, what was read at once is read again the next time.
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.gathered.owes() {
+            ready!(self.poll_there(cx))?;
             let (gathered, supply) = self.supplied()?;
             let read = gathered.read_now(supply);
             if let Some(record) = self.had(read)? {
@@ -351,11 +353,24 @@ impl PacedStream {
         written
     }
 
+    /// Waits until the source has what it owes; an error as soon as the client is gone.
+    fn poll_there(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (gathered, supply) = self.supplied()?;
+        if let Poll::Ready(there) = gathered.poll_there(cx, supply) {
+            return Poll::Ready(self.had(there));
+        }
+        match self.ahead.poll_read(&mut self.inner, cx) {
+            Some(e) => self.gone(e),
+            None => Poll::Pending,
+        }
+    }
+
     /// Makes ordinary bytes of those that are owed.
     fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.gathered.owes() {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_there(cx))?;
         let (gathered, supply) = self.supplied()?;
         let settled = ready!(gathered.poll_settle(cx, supply));
         Poll::Ready(self.had(settled))

@@ -81,7 +81,12 @@ pub async fn lead<A>(
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
             let Some((same, sent)) = drip_out(lanes, gate).await else { return };
             gate = same;
-            if !rest.0.end(&sent) {
+            let goes_on = rest.0.end(&sent);
+            // Nothing vouches for the end of a body that is not whole.
+            if sent.is_err() {
+                return;
+            }
+            if !goes_on {
                 return gate.shutdown_stream().await;
             }
         }

@@ -7,7 +7,11 @@ use super::seen::Head;
 impl Head {
     /// Reads the head at the beginning of `received`, interim responses included: a device must
     /// read those too. None if it is not there yet.
-    pub(super) fn parse(received: &[u8]) -> Option<Result<Self, String>> {
+    ///
+    /// # Errors
+    ///
+    /// If what is there is not the beginning of a response.
+    pub fn parse(received: &[u8]) -> Option<Result<Self, String>> {
         let mut length = 0;
         loop {
             let rest = &received[length..];
@@ -34,7 +38,8 @@ impl Head {
 
     /// Whether `received`, which begins with this head, ends where the response ends. Of a chunked
     /// body it looks at the last bytes alone: enough for a probe that stops early in any case.
-    pub(super) fn ends(&self, received: &[u8]) -> bool {
+    #[must_use]
+    pub fn ends(&self, received: &[u8]) -> bool {
         if matches!(self.status, 204 | 304) {
             return true;
         }

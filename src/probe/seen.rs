@@ -202,12 +202,15 @@ pub enum End {
 
 /// What the HTTP layer knows of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: u16,
+pub struct Head {
+    /// The status code, from 200 on.
+    pub status: u16,
     /// Bytes up to and including the empty line.
-    pub(super) length: usize,
-    pub(super) content_length: Option<u64>,
-    pub(super) chunked: bool,
+    pub length: usize,
+    /// The body's bytes, if that is announced.
+    pub content_length: Option<u64>,
+    /// Whether the body comes in chunks.
+    pub chunked: bool,
 }
 
 impl Response {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use log::info;
+use log::{info, warn};
 use pingora::prelude::*;
 
 use super::running::{Drips, Entry, Running};
@@ -204,7 +204,11 @@ impl Unfinished for Remainder {
     fn end(mut self: Box<Self>, sent: &io::Result<()>) -> bool {
         self.drip.end = match sent {
             Ok(()) => "done",
-            Err(_) if self.drip.entry.progress.source_failed() => "upstream",
+            Err(e) if self.drip.entry.progress.source_failed() => {
+                let key = self.drip.entry.key.as_str();
+                warn!(key = key; "closing the client's connection short: {e}");
+                "upstream"
+            }
             Err(_) => "client",
         };
         sent.is_ok() && !self.closes

@@ -12,11 +12,13 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::v1::Connector;
 use pingora_core::prelude::HttpPeer;
+use pingora_core::protocols::UniqueID;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use super::quiet::is_quiet;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
 
@@ -66,7 +68,7 @@ impl Client {
                 Error::because(ErrorType::ConnectError, context, e).into_up()
             })?;
             let peer = self.upstream.peer(address, None);
-            let (session, reused) = match self.connector.get_http_session(&peer).await {
+            let (session, reused) = match self.connect(&peer).await {
                 Ok(connected) => connected,
                 Err(e) => {
                     self.resolver.failed(address);
@@ -83,6 +85,16 @@ impl Client {
             }
         }
         Err(last.unwrap_or_else(|| Error::new_up(ErrorType::ConnectError)))
+    }
+
+    /// A connection, and whether it comes from the pool.
+    async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool)> {
+        loop {
+            let (session, reused) = self.connector.get_http_session(peer).await?;
+            if !reused || is_quiet(session.id()) {
+                return Ok((session, reused));
+            }
+        }
     }
 
     /// Keeps the connection for the next request, if the answer was read to its end.

@@ -245,6 +245,17 @@ pub fn range_length(value: &[u8]) -> Option<u64> {
     }
 }
 
+/// First byte and whole length of what a Content-Range header says of a single range (RFC 9110 §14.4).
+#[must_use]
+pub fn content_range(value: &[u8]) -> Option<(u64, u64)> {
+    let value = std::str::from_utf8(value).ok()?;
+    let (range, length) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, length): (u64, u64, u64) =
+        (first.parse().ok()?, last.parse().ok()?, length.parse().ok()?);
+    (first <= last && last < length).then_some((first, length))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -59,8 +59,9 @@ impl Reloader {
 
 /// The keys that differ and cannot change in a running process.
 fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
-    let listen = |config: &Config| -> Vec<(SocketAddr, bool)> {
-        config.listen.iter().map(|l| (l.addr, l.tls.is_some())).collect()
+    let listen = |config: &Config| -> Vec<_> {
+        let one = |l: &Listener| (l.addr, l.tls.is_some(), l.proxy_protocol.clone());
+        config.listen.iter().map(one).collect()
     };
     let differs = [
         ("listen", listen(running) != listen(new)),

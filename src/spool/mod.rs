@@ -433,13 +433,9 @@ fn object_head(answer: Option<&ResponseHeader>) -> ResponseHeader {
     head
 }
 
-/// First byte and whole length of a single range (RFC 9110 §14.4).
+/// First byte and whole length of a single range.
 fn content_range(value: &HeaderValue) -> Option<(u64, u64)> {
-    let (range, length) = value.to_str().ok()?.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last, length): (u64, u64, u64) =
-        (first.parse().ok()?, last.parse().ok()?, length.parse().ok()?);
-    (first <= last && last < length).then_some((first, length))
+    headers::content_range(value.as_bytes())
 }
 
 fn number(value: Option<&HeaderValue>) -> Option<u64> {

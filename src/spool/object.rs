@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::ObjectName;
 use super::file::SpoolFile;
-use crate::drip::source::Source;
+use crate::drip::source::{Coming, Source};
 
 /// How many authorised requests a fill can fall back on.
 const TICKETS: usize = 32;
@@ -175,6 +175,21 @@ impl Object {
         Reading { object: Arc::clone(self), start: AtomicU64::new(0) }
     }
 
+    /// How many bytes are there, once `end` of them or all are; why not, if they never will be.
+    fn there(&self, end: u64, state: &State) -> Option<Result<u64, Failure>> {
+        match state {
+            State::Waiting => None,
+            State::Filling(filled) => (*filled >= end.min(self.length)).then_some(Ok(*filled)),
+            State::Complete => Some(Ok(self.length)),
+            State::Failed(why) => Some(Err(*why)),
+        }
+    }
+
+    async fn reached(&self, mut state: watch::Receiver<State>, end: u64) -> Result<u64, Failure> {
+        let state = state.wait_for(|state| self.there(end, state).is_some()).await;
+        state.ok().and_then(|state| self.there(end, &state)).unwrap_or(Err(Failure::Abandoned))
+    }
+
     // --- the fill's side
 
     /// The newest request that S3 has authorised and not refused since.
@@ -306,20 +321,11 @@ impl Reading {
     ///
     /// If the fill failed.
     pub async fn reached(&self, end: u64) -> Result<u64, Failure> {
-        let end = end.min(self.object.length);
-        let there = |state: &State| match state {
-            State::Waiting => None,
-            State::Filling(filled) => (*filled >= end).then_some(Ok(*filled)),
-            State::Complete => Some(Ok(self.object.length)),
-            State::Failed(why) => Some(Err(*why)),
-        };
         // Most reads find the bytes there, and a subscription costs a lock and a place in a list.
-        if let Some(there) = there(&self.object.state.borrow()) {
+        if let Some(there) = self.object.there(end, &self.object.state.borrow()) {
             return there;
         }
-        let mut state = self.object.state.subscribe();
-        let state = state.wait_for(|state| there(state).is_some()).await;
-        state.ok().and_then(|state| there(&state)).unwrap_or(Err(Failure::Abandoned))
+        self.object.reached(self.object.state.subscribe(), end).await
     }
 
     /// Sets where the client's body begins.
@@ -352,6 +358,17 @@ impl Reading {
 impl Source for Reading {
     fn start(&self) -> u64 {
         self.start.load(Ordering::Relaxed)
+    }
+
+    fn coming(&self, end: u64) -> Option<Coming> {
+        if self.object.there(end, &self.object.state.borrow()).is_some() {
+            return None;
+        }
+        let object = Arc::clone(&self.object);
+        let state = object.state.subscribe();
+        Some(Box::pin(async move {
+            object.reached(state, end).await.map(|_| ()).map_err(io::Error::other)
+        }))
     }
 
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {

@@ -4,8 +4,8 @@
 //! lookup returns that one or nothing. Ranges, 304 and HEAD come from the library. Its own fill,
 //! lock and revalidation are not used: they know nothing of who was authorised.
 //!
-//! A body is a row of promises ([`crate::drip::source`]): the client's stream reads the bytes when
-//! their time has come, so nothing of the object is in memory while a reader waits. Only the parts
+//! A body is one promise ([`crate::drip::source`]): the client's stream reads the bytes when
+//! their time has come and they are there, so nothing of the object is in memory while a reader waits. Only the parts
 //! of a multipart answer, which the library copies together, are read here.
 //!
 //! This file must not know how a client is authorised or an object filled.
@@ -42,24 +42,21 @@ pub struct Hit {
     reading: Arc<Reading>,
     /// The head that this client gets; taken by the lookup.
     head: Arc<Mutex<Option<(ResponseHeader, SystemTime)>>>,
-    /// Bytes of the client's record: a body waits for as many.
-    chunk: u64,
     /// Several ranges were asked for, whose bytes the library copies.
     copied: bool,
 }
 
 impl Hit {
-    /// An authorised reading, the head that goes with it, and the client's record size.
+    /// An authorised reading and the head that goes with it.
     #[must_use]
     pub fn new(
         reading: Arc<Reading>,
         head: ResponseHeader,
         since: SystemTime,
-        chunk: usize,
         copied: bool,
     ) -> Self {
         let head = Arc::new(Mutex::new(Some((head, since))));
-        Self { reading, head, chunk: chunk as u64, copied }
+        Self { reading, head, copied }
     }
 
     /// A cache key that brings it to the lookup.
@@ -88,13 +85,7 @@ impl Storage for Brought {
         let Some((head, since)) = head else { return Ok(None) };
         let meta = CacheMeta::new(SystemTime::now() + FRESH, since, 0, 0, head);
         let end = hit.reading.object().length();
-        let body = Body {
-            reading: Arc::clone(&hit.reading),
-            at: 0,
-            end,
-            chunk: hit.chunk,
-            copied: hit.copied,
-        };
+        let body = Body { reading: Arc::clone(&hit.reading), at: 0, end, copied: hit.copied };
         Ok(Some((meta, Box::new(body))))
     }
 
@@ -136,7 +127,6 @@ struct Body {
     /// Offset of the next byte.
     at: u64,
     end: u64,
-    chunk: u64,
     copied: bool,
 }
 
@@ -145,18 +135,15 @@ impl Body {
         if self.at >= self.end {
             return Ok(None);
         }
-        // A whole record, so that the stream need not hold the beginning of one.
-        let wanted = self.end.min(self.at.saturating_add(self.chunk));
-        let filled = self.reading.reached(wanted).await.map_err(closed_short)?;
-        let there = filled.min(self.end) - self.at;
+        let left = self.end - self.at;
         let bytes = if self.copied {
-            let length = usize::try_from(there.min(PIECE)).unwrap_or(0);
-            let copy = self.reading.copy(self.at, length).await;
+            let length = left.min(PIECE);
+            self.reading.reached(self.at + length).await.map_err(closed_short)?;
+            let copy = self.reading.copy(self.at, usize::try_from(length).unwrap_or(0)).await;
             Bytes::from(copy.map_err(closed_short)?)
         } else {
-            // Whole records, as long as there is more to come.
-            let rest = if filled < self.end { there % self.chunk.max(1) } else { 0 };
-            source::promise(usize::try_from(there - rest).unwrap_or(usize::MAX))
+            // Whether they are there or not: it is for the stream to wait for them.
+            source::promise(usize::try_from(left).unwrap_or(usize::MAX))
         };
         self.at += bytes.len() as u64;
         Ok(Some(bytes))

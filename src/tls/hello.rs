@@ -36,8 +36,9 @@ pub fn read(ssl: &mut SslRef) -> Hello {
     Hello { server_name, max_fragment_length, speaks_tls12 }
 }
 
-/// The first host name of a server_name extension (RFC 6066 §3).
-fn server_name(data: &[u8]) -> Option<String> {
+/// The first host name of a server_name extension (RFC 6066 §3), in lower case.
+#[must_use]
+pub fn server_name(data: &[u8]) -> Option<String> {
     let (list, rest) = vector16(data)?;
     let (kind, list) = list.split_first()?;
     let (name, _) = vector16(list)?;
@@ -46,7 +47,8 @@ fn server_name(data: &[u8]) -> Option<String> {
 }
 
 /// Whether a supported_versions extension (RFC 8446 §4.2.1) has that version.
-fn offers_version(data: &[u8], version: u16) -> bool {
+#[must_use]
+pub fn offers_version(data: &[u8], version: u16) -> bool {
     let Some((length, versions)) = data.split_first() else { return false };
     usize::from(*length) == versions.len()
         && versions.chunks_exact(2).any(|v| u16::from_be_bytes([v[0], v[1]]) == version)
@@ -54,7 +56,8 @@ fn offers_version(data: &[u8], version: u16) -> bool {
 
 /// Whether there is a suite that this server would take in TLS 1.2: ECDHE with AES-GCM (RFC 5289) or
 /// ChaCha20 (RFC 7905), all of which begin with one of two bytes.
-fn has_tls12_suite(suites: &[u8]) -> bool {
+#[must_use]
+pub fn has_tls12_suite(suites: &[u8]) -> bool {
     suites.chunks_exact(2).any(|suite| matches!(suite[0], 0xc0 | 0xcc))
 }
 

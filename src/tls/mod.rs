@@ -3,7 +3,7 @@
 //! certificates while connections run.
 
 pub mod combined;
-mod hello;
+pub mod hello;
 pub mod identity;
 pub mod listener;
 mod openssl_gaps;

@@ -57,6 +57,37 @@ async fn a_fill_that_nobody_reads_stops_below_half() {
     assert_eq!((world.full_gets(), world.metric(COMPLETE)), (2, 1));
 }
 
+/// It waits for a fill that brings nothing, before the first record and after some.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_while_the_fill_stalls_is_noticed_at_once() {
+    let body = pattern(4 * MIB);
+    for (wait, arrived) in [("0", 2 * KIB), ("1ms", 300 * KIB)] {
+        let world = Setup::new().relayed().drip(4096, wait).start(&body).await;
+        world.relay().let_through(arrived);
+        let left = Slow::get(world.dripline.http, &world.target(1), 17).await;
+        let mut stays = TcpStream::connect(world.dripline.http).await.unwrap();
+        stays.write_all(&http1::head("GET", world.target(2).as_bytes(), "")).await.unwrap();
+        world.until("dripline_drips", 2).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let start = std::time::Instant::now();
+        drop(left);
+        world.until("dripline_drips", 1).await;
+        // S3 may stall for so long before the fill gives the connection up (20 s).
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(world.metric("dripline_drips_ended_total{end=\"client\"}"), 1);
+        assert_eq!((world.metric(FILLING), world.metric(ABANDONED)), (1, 0));
+        if arrived > 4096 {
+            world.relay().let_all();
+            let response = http1::response(&mut stays, false).await.unwrap();
+            assert_whole(&response, &body);
+        } else {
+            drop(stays);
+            world.until("dripline_drips", 0).await;
+            world.until(ABANDONED, 1).await;
+        }
+    }
+}
+
 /// Whether the client sleeps between two records or waits for the fill, its end is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_disconnects_in_the_middle_is_forgotten() {

@@ -128,6 +128,12 @@ impl FaultOrigin {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// Answers that are over: written to their end with what a plan has follow them, or given up
+    /// because the client has gone.
+    pub fn answers(&self) -> usize {
+        self.shared.answered.load(Ordering::SeqCst)
+    }
+
     /// The request heads so far (the first 4,096), byte for byte, the empty line included.
     pub fn requests(&self) -> Vec<Vec<u8>> {
         lock(&self.shared.heads).clone()
@@ -161,6 +167,7 @@ struct Shared {
     acceptor: Option<SslAcceptor>,
     open: AtomicUsize,
     accepted: AtomicUsize,
+    answered: AtomicUsize,
     heads: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -236,9 +243,13 @@ async fn converse(mut wire: impl Wire, shared: &Shared) {
         shared.record(&head);
         let plan = shared.plan();
         let (mut reader, mut writer) = tokio::io::split(wire);
-        tokio::select! {
-            wrote = answer(&mut writer, &plan, &head) => if wrote.is_err() { return },
-            () = gone(&mut reader, &mut ahead) => return,
+        let whole = tokio::select! {
+            wrote = answer(&mut writer, &plan, &head) => wrote.is_ok(),
+            () = gone(&mut reader, &mut ahead) => false,
+        };
+        shared.answered.fetch_add(1, Ordering::SeqCst);
+        if !whole {
+            return;
         }
         match plan.end {
             End::KeepAlive => {}

@@ -48,7 +48,11 @@ pub async fn dripline(args: &[&str], env: &[(&str, &str)]) -> Outcome {
 }
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dripline"));
+    command_of(env!("CARGO_BIN_EXE_dripline"), args)
+}
+
+fn command_of(program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -59,6 +63,7 @@ fn code(status: ExitStatus) -> i32 {
 
 /// A daemon that is not started yet.
 pub struct Launch {
+    program: std::path::PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -66,7 +71,8 @@ pub struct Launch {
 impl Launch {
     /// `dripline run` with nothing in its environment.
     pub fn bare() -> Self {
-        Self { args: vec!["run".into()], env: Vec::new() }
+        let program = env!("CARGO_BIN_EXE_dripline").into();
+        Self { program, args: vec!["run".into()], env: Vec::new() }
     }
 
     /// `dripline run` for an origin's bucket, on free ports of loopback, without a wait.
@@ -81,6 +87,12 @@ impl Launch {
             // The machine's own daemon is none of a test's business.
             .env("DRIPLINE__SERVER__UPGRADE_SOCK", "off")
             .env("TLS_WAIT_TIME", "0")
+    }
+
+    /// Starts it by another name, a link to it for example.
+    pub fn program(mut self, program: &std::path::Path) -> Self {
+        self.program = program.to_owned();
+        self
     }
 
     /// Sets a variable.
@@ -105,7 +117,8 @@ impl Launch {
     /// Starts it and waits until /readyz says so.
     pub async fn start(self) -> Daemon {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        let mut child = command(&args).envs(self.env).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = command_of(&self.program, &args);
+        let mut child = command.envs(self.env).stderr(Stdio::piped()).spawn().unwrap();
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::clone(&lines);

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::drip::source::Source;
+use crate::drip::source::{Coming, Source};
 
 thread_local! {
     /// Where due records are read to: one for all connections of a thread, as large as the most that
@@ -79,9 +79,13 @@ impl Supply {
         *self.offset.get_or_insert_with(|| self.source.start())
     }
 
-    /// The next bytes, as many as are asked for. None if that takes a disk access.
+    /// The next bytes, as many as are asked for. None if they are not there yet, or that takes a disk
+    /// access.
     pub(super) fn read_now(&mut self, length: usize) -> io::Result<Option<Lent>> {
         let offset = self.offset();
+        if self.source.coming(offset.saturating_add(length as u64)).is_some() {
+            return Ok(None);
+        }
         let mut bytes = Lent::of(length);
         Ok(self.source.read_now(offset, &mut bytes)?.then_some(bytes))
     }
@@ -94,10 +98,12 @@ impl Supply {
 }
 
 /// The pieces of one record: `bytes`, then `owed` bytes of a source.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Gathered {
     bytes: Vec<u8>,
     owed: usize,
+    /// What is owed is not there yet.
+    coming: Option<Coming>,
     /// Reads what is owed.
     reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
@@ -135,6 +141,22 @@ impl Gathered {
     /// See [`Self::take_bytes`].
     pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
         self.bytes = bytes;
+    }
+
+    /// Waits until the source has what it owes.
+    pub(super) fn poll_there(
+        &mut self,
+        cx: &mut Context<'_>,
+        supply: &mut Supply,
+    ) -> Poll<io::Result<()>> {
+        if self.coming.is_none() {
+            let end = supply.offset().saturating_add(self.owed as u64);
+            self.coming = supply.source.coming(end);
+        }
+        let Some(coming) = &mut self.coming else { return Poll::Ready(Ok(())) };
+        let there = ready!(coming.as_mut().poll(cx));
+        self.coming = None;
+        Poll::Ready(there)
     }
 
     /// The whole record. `None` if it takes a disk access, which has begun then: see

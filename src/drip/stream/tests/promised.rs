@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use pingora_core::protocols::Shutdown;
 use pingora_core::protocols::tls::SslStream;
+use tokio::sync::watch;
 
 use super::*;
 use crate::drip::ChunkSize;
-use crate::drip::source::{Source, promise};
+use crate::drip::source::{Coming, Source, promise};
 use crate::tls::identity::Identity;
 use crate::tls::listener;
 
@@ -16,17 +17,37 @@ use crate::tls::listener;
 const START: u64 = 1000;
 
 /// A source whose bytes tell where they are. It counts how it was asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Book {
     /// Of this many looks, only the first finds the bytes at hand; 1: all do; 0: none.
     warm: usize,
+    /// So many bytes are there.
+    printed: watch::Sender<u64>,
     fails_at: Option<u64>,
     starts: AtomicUsize,
     looks: AtomicUsize,
     reads: AtomicUsize,
 }
 
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            warm: 0,
+            printed: watch::Sender::new(u64::MAX),
+            fails_at: None,
+            starts: AtomicUsize::default(),
+            looks: AtomicUsize::default(),
+            reads: AtomicUsize::default(),
+        }
+    }
+}
+
 impl Book {
+    /// One of which `length` bytes of the body are there.
+    fn begun(length: u64) -> Arc<Self> {
+        Arc::new(Self { warm: 1, printed: watch::Sender::new(START + length), ..Self::default() })
+    }
+
     fn new(warm: usize) -> Arc<Self> {
         Arc::new(Self { warm, ..Self::default() })
     }
@@ -53,7 +74,19 @@ impl Source for Book {
         START
     }
 
+    fn coming(&self, end: u64) -> Option<Coming> {
+        let mut printed = self.printed.subscribe();
+        let there = move |printed: &u64| *printed >= end;
+        if there(&self.printed.borrow()) {
+            return None;
+        }
+        Some(Box::pin(async move {
+            printed.wait_for(there).await.map(|_| ()).map_err(io::Error::other)
+        }))
+    }
+
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        assert!(offset + buf.len() as u64 <= *self.printed.borrow(), "read before it is there");
         let look = self.looks.fetch_add(1, Ordering::Relaxed);
         if self.warm == 0 || !look.is_multiple_of(self.warm) {
             buf.fill(0xee);
@@ -303,6 +336,49 @@ async fn a_client_that_leaves_is_noticed_while_a_promise_waits() {
     drop(far);
     assert_eq!(write.await.unwrap(), io::ErrorKind::BrokenPipe);
     assert!(progress.client_gone() && !progress.source_failed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_come_late_leave_when_they_are_there_and_the_pace_goes_on() {
+    let (mut stream, far) = paced(1 << 20);
+    let book = Book::begun(150);
+    let progress = arm(&stream, pace(100, WAIT), 1000, &book);
+    let reader = tokio::spawn(all(far, HEAD.len() + 1000));
+    stream.write_all(HEAD).await.unwrap();
+    stream.write_all(&promise(1000)).await.unwrap();
+    let printer = Arc::clone(&book);
+    let prints = tokio::spawn(async move {
+        tokio::time::sleep(3 * WAIT).await;
+        printer.printed.send_replace(START + 199);
+        tokio::time::sleep(WAIT / 2).await;
+        assert_eq!(printer.counts(), (1, 1, 0), "a record is read when all of it is there");
+        printer.printed.send_replace(START + 1000);
+    });
+    stream.drip_out().await.unwrap();
+    prints.await.unwrap();
+    let (bytes, seen) = reader.await.unwrap();
+    assert!(bytes[HEAD.len()..] == story(1000));
+    assert_eq!(progress.records(), 10);
+    let at: Vec<_> = seen.iter().filter(|s| s.1 == 100).map(|s| s.0).collect();
+    assert!(at[1] >= 3 * WAIT + WAIT / 2 && at[1] < 4 * WAIT, "{at:?}");
+    let gaps = at[2..].windows(2).map(|pair| (pair[1] - pair[0]).as_millis());
+    assert!(gaps.clone().all(|gap| (498..=502).contains(&gap)), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_is_noticed_while_its_bytes_are_not_there() {
+    let (mut stream, far) = paced(1 << 20);
+    let book = Book::begun(99);
+    let progress = arm(&stream, pace(100, WAIT), 1000, &book);
+    stream.write_all(HEAD).await.unwrap();
+    stream.write_all(&promise(1000)).await.unwrap();
+    let rest = tokio::spawn(async move { stream.drip_out().await.unwrap_err().kind() });
+    tokio::time::sleep(5 * WAIT).await;
+    assert!(!rest.is_finished());
+    drop(far);
+    assert_eq!(rest.await.unwrap(), io::ErrorKind::BrokenPipe);
+    assert!(progress.client_gone() && !progress.source_failed());
+    assert_eq!((Arc::strong_count(&book), book.counts().1), (1, 0), "nobody reads it any more");
 }
 
 /// A full socket makes OpenSSL ask for the same bytes again, which by then are somewhere else.

@@ -1,0 +1,20 @@
+//! A trusted header's wish has a record size that exists, and is read the same when it is written out.
+#![no_main]
+
+use dripline::drip::ChunkSize;
+use dripline::profile::Wish;
+use dripline::units::Wait;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let Ok(wish) = text.parse::<Wish>() else { return };
+    let mut parts = Vec::new();
+    if let Some(chunk_size) = wish.chunk_size {
+        assert!((ChunkSize::MIN..=ChunkSize::MAX).contains(&(chunk_size.bytes() as u64)));
+        parts.push(format!("chunk_size={chunk_size}"));
+    }
+    if let Some(wait) = wish.wait {
+        parts.push(format!("wait={}", Wait::new(wait)));
+    }
+    assert_eq!(parts.join(", ").parse(), Ok(wish), "{text}");
+});
