@@ -59,6 +59,7 @@ pub mod proxy_protocol;
 pub mod route;
 pub mod s3;
 pub mod server;
+pub mod shape;
 pub mod spool;
 pub mod tls;
 pub mod units;

@@ -34,6 +34,7 @@ use crate::drip;
 use crate::limits;
 use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
+use crate::shape;
 use crate::spool;
 use crate::units::ByteSize;
 use env::Environment;
@@ -52,6 +53,8 @@ pub struct Config {
     pub profiles: Profiles,
     /// Where objects are kept while devices read them; None if switched off.
     pub spool: Option<spool::Settings>,
+    /// The class tree; None if nothing is shaped.
+    pub shaping: Option<shape::Settings>,
     /// The connections to S3.
     pub upstream: Upstream,
     /// What clients may take.

@@ -80,6 +80,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         drip,
         profiles,
         spool,
+        shaping: None,
         upstream,
         limits,
         admin,

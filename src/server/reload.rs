@@ -11,6 +11,7 @@ use log::warn;
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
 use crate::limits::door::Door;
+use crate::shape::Shaper;
 use crate::tls::reload::Reloading;
 
 /// Puts new configurations in place.
@@ -20,6 +21,7 @@ pub struct Reloader {
     profiles: Profiling,
     settings: Shared,
     door: Arc<Door>,
+    shaper: Option<Arc<Shaper>>,
     /// The listeners with TLS.
     tls: Vec<(SocketAddr, Arc<Reloading>)>,
 }
@@ -30,9 +32,10 @@ impl Reloader {
         profiles: Profiling,
         settings: Shared,
         door: Arc<Door>,
+        shaper: Option<Arc<Shaper>>,
         tls: Vec<(SocketAddr, Arc<Reloading>)>,
     ) -> Self {
-        Self { running, profiles, settings, door, tls }
+        Self { running, profiles, settings, door, shaper, tls }
     }
 
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
@@ -41,6 +44,11 @@ impl Reloader {
         self.profiles.store(Arc::new(config.profiles.clone()));
         self.settings.store(Arc::new(config.server.clone()));
         self.door.set(config.limits);
+        if let (Some(shaper), Some(tree)) = (&self.shaper, &config.shaping)
+            && let Err(e) = shaper.reload(tree)
+        {
+            warn!("shaping.classes: the old tree stays: {e}");
+        }
         for (addr, reloading) in &self.tls {
             let same = |listener: &&Listener| listener.addr == *addr;
             let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
