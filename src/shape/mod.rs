@@ -11,11 +11,17 @@
 //! This room must not know what the bytes are, where they go, or what the configuration file looks
 //! like.
 
+mod bucket;
+mod fair;
 mod flow;
+mod flows;
 mod report;
 mod settings;
 mod shaper;
 pub mod stream;
+mod tally;
+pub mod timetable;
+mod tree;
 
 pub use flow::{Flow, Owner};
 pub use report::{Change, ChangeError, ClassReport, SocketMarks};

@@ -1,6 +1,9 @@
 //! What is told of classes, and what may be changed of them while they run.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::settings::Priority;
 use crate::units::Rate;
@@ -14,8 +17,15 @@ pub struct ClassReport {
     pub parent: Option<Arc<str>>,
     /// What it is guaranteed, in force.
     pub limit_at: Rate,
-    /// What it never exceeds, in force: as configured, changed or as the timetable has it.
+    /// What it never exceeds, in force: the lower of what is configured, or was changed, and what the
+    /// timetable has now.
     pub max_limit: Option<Rate>,
+    /// What it never exceeds when the timetable says `off`.
+    pub configured_max_limit: Option<Rate>,
+    /// Its timetable.
+    pub timetable: Option<String>,
+    /// When the timetable's next entry begins.
+    pub next_change: Option<Timestamp>,
     /// Its priority, in force.
     pub priority: Priority,
     /// Bytes per second over the last second or so.
@@ -26,6 +36,10 @@ pub struct ClassReport {
     pub flows: usize,
     /// Of them, flows that wait for leave.
     pub queued: usize,
+    /// How long flows have waited, all waits that ended together.
+    pub waited: Duration,
+    /// What of that came after the first second of a wait.
+    pub starved: Duration,
 }
 
 /// What PATCH may change; None leaves a setting as it is.
