@@ -5,7 +5,7 @@
 //! its numbers are in range, no two listeners want one address. Nothing later checks them again.
 //!
 //! What the user wrote stays a YAML tree (`env` lays the environment over it, `read` walks it);
-//! what it means is in `sections` and `listen`. Domains own their settings' types and import
+//! what it means is in `sections`, `listen`, `profiles` and `shaping`. Domains own their settings' types and import
 //! nothing from here. This room opens files but no socket, and reads no process-wide state.
 
 mod env;
@@ -15,6 +15,7 @@ mod listen;
 mod profiles;
 mod read;
 mod sections;
+mod shaping;
 #[cfg(test)]
 mod tests;
 

@@ -1,7 +1,7 @@
 //! A new configuration for a running server: certificates, profiles, limits and timeouts are put in
 //! place for new handshakes and requests; of everything else it is told that it takes an upgrade.
 //!
-//! Invariant: what is running keeps what it began with.
+//! Invariant: what is running keeps what it began with, but for the rates of classes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use log::warn;
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
 use crate::limits::door::Door;
-use crate::shape::Shaper;
+use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
 
 /// Puts new configurations in place.
@@ -44,11 +44,11 @@ impl Reloader {
         self.profiles.store(Arc::new(config.profiles.clone()));
         self.settings.store(Arc::new(config.server.clone()));
         self.door.set(config.limits);
-        if let (Some(shaper), Some(tree)) = (&self.shaper, &config.shaping)
-            && let Err(e) = shaper.reload(tree)
-        {
-            warn!("shaping.classes: the old tree stays: {e}");
-        }
+        let reshaped = match (&self.shaper, &config.shaping) {
+            (Some(shaper), Some(tree)) => shaper.reload(tree),
+            (None, None) => Ok(()),
+            _ => Err(TreeError::Structure),
+        };
         for (addr, reloading) in &self.tls {
             let same = |listener: &&Listener| listener.addr == *addr;
             let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
@@ -61,7 +61,12 @@ impl Reloader {
                 warn!("{addr}: the old certificates stay: {e}");
             }
         }
-        needs_upgrade(&self.running, &config)
+        let mut upgrade = needs_upgrade(&self.running, &config);
+        if let Err(e) = reshaped {
+            warn!("shaping: the old classes stay: {e}");
+            upgrade.push("shaping.classes");
+        }
+        upgrade
     }
 }
 

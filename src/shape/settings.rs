@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::timetable::Timetable;
@@ -79,6 +80,32 @@ pub enum Count {
     Wire,
 }
 
+/// A word in a configuration that is none of those it can be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not {wanted}", text.escape_debug())]
+pub struct WordError {
+    text: String,
+    wanted: &'static str,
+}
+
+impl WordError {
+    fn new(text: &str, wanted: &'static str) -> Self {
+        Self { text: text.to_owned(), wanted }
+    }
+}
+
+impl FromStr for Count {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text {
+            "payload" => Ok(Self::Payload),
+            "wire" => Ok(Self::Wire),
+            _ => Err(WordError::new(text, "what can be counted; write payload or wire")),
+        }
+    }
+}
+
 /// Who goes first: 1 to 8, 8 last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(u8);
@@ -131,6 +158,19 @@ pub enum Classifier {
     Connection,
 }
 
+impl FromStr for Classifier {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text {
+            "src-address" => Ok(Self::SrcAddress),
+            "user" => Ok(Self::User),
+            "connection" => Ok(Self::Connection),
+            _ => Err(WordError::new(text, "a classifier; write src-address, user or connection")),
+        }
+    }
+}
+
 /// How packets are marked (RFC 2474).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dscp(u8);
@@ -146,6 +186,38 @@ impl Dscp {
     #[must_use]
     pub const fn tos(self) -> u8 {
         self.0 << 2
+    }
+}
+
+impl FromStr for Dscp {
+    type Err = WordError;
+
+    /// Reads a name of IANA's registry (`le`, RFC 8622; `cs1`, RFC 2474; `af11`, RFC 2597; `ef`, RFC
+    /// 3246) or a number.
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let error =
+            || WordError::new(text, "a DSCP; write le, cs0 to cs7, af11 to af43, ef or 0 to 63");
+        let digits = |text: &str| -> Option<Vec<u8>> {
+            text.bytes().map(|b| b.is_ascii_digit().then(|| b - b'0')).collect()
+        };
+        let point = if text == "le" {
+            Some(1)
+        } else if text == "ef" {
+            Some(46)
+        } else if let Some(class) = text.strip_prefix("cs") {
+            match digits(class).as_deref() {
+                Some([class @ 0..=7]) => Some(class * 8),
+                _ => None,
+            }
+        } else if let Some(class) = text.strip_prefix("af") {
+            match digits(class).as_deref() {
+                Some([class @ 1..=4, drop @ 1..=3]) => Some(class * 8 + drop * 2),
+                _ => None,
+            }
+        } else {
+            text.parse().ok()
+        };
+        point.and_then(Self::new).ok_or_else(error)
     }
 }
 
@@ -371,6 +443,26 @@ mod tests {
                 (6, "name", "`e` is the name of another class; choose one of its own".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn words() {
+        for (text, tos) in
+            [("le", 0x04), ("cs1", 0x20), ("af41", 0x88), ("ef", 0xb8), ("63", 0xfc), ("0", 0)]
+        {
+            assert_eq!(text.parse::<Dscp>().map(Dscp::tos), Ok(tos), "{text}");
+        }
+        for text in ["", "cs8", "cs12", "af50", "af14", "af1", "64", "-1", "LE", "0x04"] {
+            let error = text.parse::<Dscp>().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "`{text}` is not a DSCP; write le, cs0 to cs7, af11 to af43, ef or 0 to 63"
+                )
+            );
+        }
+        assert_eq!("user".parse(), Ok(Classifier::User));
+        assert!("dst-address".parse::<Classifier>().is_err() && "bytes".parse::<Count>().is_err());
     }
 
     #[test]
