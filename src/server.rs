@@ -9,7 +9,7 @@ mod reload;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -306,7 +306,8 @@ impl Server {
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
         }
         let mut reports = JoinSet::new();
-        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
+        let addr = self.admin.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |admin| admin.addr.ip());
+        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());
         let (handed_over, until) = watch::channel(false);
         let patience = self.door.settings().header_timeout;

@@ -106,7 +106,7 @@ impl Tree {
                 max: None,
                 limit: None,
                 tally: Tally::default(),
-                leaf: (!parents.contains(&Some(at))).then(|| Leaf {
+                leaf: (!parents.contains(&Some(at))).then_some(Leaf {
                     fair,
                     classifier: class.pcq.classifier,
                     active: false,
