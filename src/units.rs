@@ -1,4 +1,4 @@
-//! Quantities as people write them: sizes with a unit, times with a unit.
+//! Quantities as people write them: sizes, rates and times with a unit.
 //!
 //! Invariant: a number without a unit is accepted only where it can mean one thing. A bare `4096`
 //! is bytes; a bare `20M` or a wait of `500` is refused, because readers disagree on what it says.
@@ -346,6 +346,47 @@ mod tests {
     }
 
     #[test]
+    fn rates_as_people_write_them() {
+        for (text, bits) in [
+            ("0", 0),
+            ("20Mbit", 20_000_000),
+            (" 512 kbit ", 512_000),
+            ("1.5Mbit", 1_500_000),
+            ("1Gbit", 1_000_000_000),
+            ("64bit", 64),
+            ("5MiB/s", 41_943_040),
+            ("5MB/s", 40_000_000),
+            ("1KiB/s", 8_192),
+            ("1kB/s", 8_000),
+            ("1B/s", 8),
+        ] {
+            assert_eq!(text.parse(), Ok(Rate::from_bits(bits)), "{text}");
+        }
+        assert_eq!(Rate::from_bits(20_000_000).bytes(), 2_500_000);
+    }
+
+    #[test]
+    fn every_rate_error_says_what_would_be_right() {
+        for (text, message) in [
+            ("20M", "does not say bits or bytes; write 20Mbit, 20MB/s or 20MiB/s"),
+            ("512k", "does not say bits or bytes; write 512kbit, 512kB/s or 512KiB/s"),
+            ("5MiB", "does not say bits or bytes; write 5Mbit, 5MB/s or 5MiB/s"),
+            ("20", "has no unit; write 20bit, 20kbit or 20Mbit, or 20kB/s in bytes"),
+            ("20Mbps", "does not say bits or bytes; write 20Mbit, 20MB/s or 20MiB/s"),
+            ("0.3bit", "is not a whole number of bits per second"),
+            ("99999999999Gbit", "is more than 2^64 - 1 bits per second"),
+            ("fast", NO_RATE),
+            ("-1Mbit", NO_RATE),
+            ("1.Mbit", NO_RATE),
+            ("", NO_RATE),
+            ("20 parsecs", NO_RATE),
+        ] {
+            let error = text.parse::<Rate>().unwrap_err().to_string();
+            assert_eq!(error, format!("`{text}` {message}"));
+        }
+    }
+
+    #[test]
     fn waits_as_people_write_them() {
         for (text, millis) in [
             ("0", 0),
@@ -387,16 +428,24 @@ mod tests {
         }
 
         #[test]
+        fn a_rate_reads_back(bits: u64, zeros in 0_u32..12) {
+            let bits = bits / 10_u64.pow(zeros) * 10_u64.pow(zeros);
+            let rate = Rate::from_bits(bits);
+            prop_assert_eq!(rate.to_string().parse(), Ok(rate));
+        }
+
+        #[test]
         fn a_wait_reads_back(seconds in 0_u64..1 << 36, nanos in 0_u32..1_000_000_000) {
             let wait = Wait::new(Duration::new(seconds, nanos));
             prop_assert_eq!(wait.to_string().parse(), Ok(wait));
         }
 
         #[test]
-        fn no_text_panics(any in ".*", near in "[-+0-9.]{0,25} ?[kKMGTiBmsh ]{0,4}") {
+        fn no_text_panics(any in ".*", near in "[-+0-9.]{0,25} ?[kKMGTiBmshbt/ ]{0,5}") {
             for text in [any, near] {
                 let _ = text.parse::<ByteSize>();
                 let _ = text.parse::<Wait>();
+                let _ = text.parse::<Rate>();
             }
         }
     }

@@ -174,6 +174,7 @@ fn class(
     let parent = section.take("parent").and_then(|field| field.text());
     let limit_at = section.take("limit_at").and_then(|field| field.parse::<Rate>());
     let max_limit = section.take("max_limit").filter(|field| !field.is_off());
+    let max_limit = max_limit.and_then(|field| field.parse::<Rate>());
     let priority = section.take("priority").and_then(|field| {
         let text = field.scalar()?;
         let priority = text.parse().ok().and_then(Priority::new);
@@ -192,7 +193,7 @@ fn class(
         name: name.into(),
         parent: parent.map(Into::into),
         limit_at: limit_at.unwrap_or_default(),
-        max_limit: max_limit.and_then(|field| field.parse::<Rate>()),
+        max_limit,
         priority: priority.unwrap_or_default(),
         burst,
         pcq: pcq.unwrap_or_default(),
