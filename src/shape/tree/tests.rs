@@ -428,9 +428,11 @@ fn a_flow_that_goes_gives_back_what_it_had_and_its_turn() {
     assert!(tree.flows.is_empty());
 }
 
-/// A tree of random shape: for each class its parent, guarantee, ceiling, priority, burst and key
-/// rate; and clients for its leaves.
-fn trees() -> impl Strategy<Value = Vec<(usize, u64, Option<u64>, u8, Option<u64>, u64)>> {
+/// A class of a tree of random shape: its parent, guarantee and ceiling in kbit/s, priority, burst and
+/// key rate.
+type Plan = (usize, u64, Option<u64>, u8, Option<u64>, u64);
+
+fn trees() -> impl Strategy<Value = Vec<Plan>> {
     let class = (
         0_usize..100,
         0_u64..3_000,
@@ -442,7 +444,7 @@ fn trees() -> impl Strategy<Value = Vec<(usize, u64, Option<u64>, u8, Option<u64
     prop::collection::vec(class, 1..8)
 }
 
-fn plant(plan: &[(usize, u64, Option<u64>, u8, Option<u64>, u64)]) -> Settings {
+fn plant(plan: &[Plan]) -> Settings {
     let classes =
         plan.iter().enumerate().map(|(at, (parent, guarantee, max, priority, burst, key))| {
             let parent = (at > 0).then(|| format!("c{}", parent % at));
