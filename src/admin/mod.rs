@@ -2,7 +2,7 @@
 //! welcome), /metrics (Prometheus text), /api/classes (the class tree, JSON).
 //!
 //! It reads states and counters, and changes the rates of classes for whoever is no web page
-//! ([`guard`]); it must not know of S3, drips or the configuration file.
+//! (see `guard`); it must not know of S3, drips or the configuration file.
 
 mod classes;
 mod guard;
