@@ -3,8 +3,9 @@
 //!
 //! Measured: the share of a core that the process takes at a rate, how near it comes to the rate, and
 //! what an acquire takes where nobody waits. `--assert` fails the run if 10,000 flows at 1 Gbit/s take
-//! more than a tenth of a core, which holds on a quiet machine and in a release build; a rate that is
-//! off by more than 2 % fails any run. `cargo test --bench shape_tree -- --short` is a debug build's.
+//! more than a tenth of a core or the rate is off by more than 1 %, which holds on a quiet machine and
+//! in a release build. Any run fails if the rate is exceeded by more than 1 %, or missed by more than
+//! 20 %: timers that come later than the burst of 10 ms cost rate. `cargo test --bench shape_tree -- --short` is a debug build's.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ struct Args {
     /// 1,000 flows at 100 Mbit/s for 3 seconds, for a debug build.
     #[arg(long)]
     short: bool,
-    /// Fail if more than a tenth of a core is taken.
+    /// Fail if more than a tenth of a core is taken or the rate is missed.
     #[arg(long)]
     assert: bool,
     /// What cargo passes on.
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
         off * 100.0
     );
     println!("an acquire where nobody waits: {} ns", acquire.as_nanos());
-    let failed = off.abs() > 0.02 || (args.assert && cpu > 0.1);
+    let failed = off > 0.01 || off < -0.2 || (args.assert && (cpu > 0.1 || off < -0.01));
     if failed {
         println!("FAILED");
     }
