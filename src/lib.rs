@@ -24,19 +24,23 @@
 //!    holds each back until [`drip::schedule`] says that its time has come. On the direct path a
 //!    [`drip::valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
 //!
+//! Bytes that share a link wait for leave of the class tree ([`shape`]): who moves them registers a
+//! [`shape::Flow`] with a class, and [`shape::stream::Shaped`] asks it before each write.
+//!
 //! # The map
 //!
 //! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`limits`],
 //! [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
 //! [`spool`] → { [`s3`],
-//! [`tls`], [`drip`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
+//! [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
 //! down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
-//! [`spool::admission`]. Time is a parameter there.
+//! [`spool::admission`], and of [`shape`] all but `shaper`, `flow` and `stream`. Time is a parameter
+//! there.
 
 pub mod admin;
 pub mod cli;
@@ -59,6 +63,7 @@ pub mod proxy_protocol;
 pub mod route;
 pub mod s3;
 pub mod server;
+pub mod shape;
 pub mod spool;
 pub mod tls;
 pub mod units;

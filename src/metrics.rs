@@ -2,8 +2,8 @@
 //! server, so that two of them in one process do not count together.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// The counters and gauges of one server.
@@ -39,6 +39,33 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// The spool's.
     pub spool: SpoolMetrics,
+    /// The class tree's.
+    pub shape: ShapeMetrics,
+}
+
+/// The counters and gauges of the class tree, each by class. Parents count what their children do.
+#[derive(Debug, Clone)]
+pub struct ShapeMetrics {
+    /// Bytes that flows had leave for and used.
+    pub bytes: IntCounterVec,
+    /// Bytes per second over the last second or so.
+    pub rate: IntGaugeVec,
+    /// The guarantee in force, in bytes per second.
+    pub limit_at: IntGaugeVec,
+    /// The ceiling in force, in bytes per second; 0 is none.
+    pub max_limit: IntGaugeVec,
+    /// Flows registered.
+    pub flows: IntGaugeVec,
+    /// Of them, flows that wait for leave.
+    pub queued: IntGaugeVec,
+    /// Times that flows had to wait.
+    pub waits: IntCounterVec,
+    /// How long flows waited for leave, in seconds, all waits together.
+    pub queue_seconds: CounterVec,
+    /// What of that came after the first second of a wait.
+    pub starved_seconds: CounterVec,
+    /// Grants that kept a flow alive which its class's turn had not reached for 10 s.
+    pub trickles: IntCounterVec,
 }
 
 /// What clients ran into.
@@ -109,6 +136,55 @@ impl Metrics {
             family
         };
         let family = |name: &str, help: &str, label: &str| labelled(name, help, &[label]);
+        let levels = |name: &str, help: &str| {
+            let family = IntGaugeVec::new(Opts::new(name, help), &["class"]).expect("a valid name");
+            registry.register(Box::new(family.clone())).expect("a name of its own");
+            family
+        };
+        let seconds = |name: &str, help: &str| {
+            let family = CounterVec::new(Opts::new(name, help), &["class"]).expect("a valid name");
+            registry.register(Box::new(family.clone())).expect("a name of its own");
+            family
+        };
+        let shape = ShapeMetrics {
+            bytes: family(
+                "dripline_class_bytes_total",
+                "Bytes that a class's flows moved.",
+                "class",
+            ),
+            rate: levels(
+                "dripline_class_rate_bytes_per_second",
+                "Bytes per second over the last second.",
+            ),
+            limit_at: levels(
+                "dripline_class_limit_at_bytes_per_second",
+                "What a class is guaranteed now.",
+            ),
+            max_limit: levels(
+                "dripline_class_max_limit_bytes_per_second",
+                "What a class never exceeds now; 0 is no limit.",
+            ),
+            flows: levels("dripline_class_flows", "Flows of a class."),
+            queued: levels("dripline_class_flows_queued", "Flows of a class that wait for leave."),
+            waits: family(
+                "dripline_class_waits_total",
+                "Times that a class's flows had to wait for leave.",
+                "class",
+            ),
+            queue_seconds: seconds(
+                "dripline_class_queue_seconds_total",
+                "How long a class's flows waited for leave, all waits together.",
+            ),
+            starved_seconds: seconds(
+                "dripline_class_starved_seconds_total",
+                "What of the waits of a class's flows came after their first second.",
+            ),
+            trickles: family(
+                "dripline_class_trickles_total",
+                "Grants that kept a flow alive whose turn had not come for 10 s.",
+                "class",
+            ),
+        };
         let check_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "dripline_spool_check_seconds",
@@ -206,6 +282,7 @@ impl Metrics {
                 ),
             },
             spool,
+            shape,
             registry,
         }
     }

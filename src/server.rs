@@ -9,7 +9,7 @@ mod reload;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,7 @@ use crate::proxy_protocol::Trusted;
 use crate::s3::client::Client;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
+use crate::shape::{Shaper, TreeError};
 use crate::spool::{self, Spool};
 use crate::tls::combined::Combined;
 use crate::tls::listener;
@@ -80,6 +81,8 @@ pub struct Server {
     lanes: Arc<Lanes>,
     board: Board,
     door: Arc<Door>,
+    /// The class tree, if there is one.
+    shaper: Option<Arc<Shaper>>,
     settings: Shared,
     reload: watch::Sender<u64>,
     reloader: Arc<Reloader>,
@@ -138,6 +141,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The class tree does not hold together, which the configuration's reader would have said.
+    #[error("shaping.classes: {0}")]
+    Classes(TreeError),
     /// OpenSSL refuses a listener's settings.
     #[error("{key}: {source}")]
     Tls {
@@ -191,6 +197,9 @@ impl Server {
         let health = report(Role::Health, config.health, "health.addr")?;
         let board =
             Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
+        let shaper = config.shaping.as_ref();
+        let shaper = shaper.map(|tree| Shaper::new(tree, board.metrics.shape.clone())).transpose();
+        let shaper = shaper.map_err(StartError::Classes)?;
         let (conf, upstream) = (pingora_conf(), upstream(config)?);
         let endpoint = &upstream.endpoint;
         let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
@@ -208,10 +217,11 @@ impl Server {
             profiles,
             Arc::clone(&settings),
             Arc::clone(&door),
+            shaper.clone(),
             tls.collect(),
         );
         let (reload, reloader) = (watch::Sender::new(0), Arc::new(reloader));
-        Ok(Self { devices, admin, health, proxy, lanes, board, door, settings, reload, reloader })
+        Ok(Self { devices, admin, health, proxy, lanes, board, door, shaper, settings, reload, reloader })
     }
 
     /// A second handle of every listening socket, for a successor.
@@ -248,6 +258,12 @@ impl Server {
     #[must_use]
     pub fn board(&self) -> Board {
         self.board.clone()
+    }
+
+    /// The class tree, if there is one.
+    #[must_use]
+    pub fn shaper(&self) -> Option<Arc<Shaper>> {
+        self.shaper.clone()
     }
 
     /// To be raised for certificates to be read again.
@@ -290,7 +306,8 @@ impl Server {
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
         }
         let mut reports = JoinSet::new();
-        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone());
+        let addr = self.admin.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |admin| admin.addr.ip());
+        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());
         let (handed_over, until) = watch::channel(false);
         let patience = self.door.settings().header_timeout;

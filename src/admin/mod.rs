@@ -1,7 +1,15 @@
 //! What operators and load balancers ask: /healthz (the process is up), /readyz (new clients are
-//! welcome), /metrics (Prometheus text).
+//! welcome), /metrics (Prometheus text), /api/classes (the class tree, JSON).
 //!
-//! It reads states and counters; it must not know of S3, drips or the configuration file.
+//! It reads states and counters, and changes the rates of classes for whoever is no web page
+//! (see `guard`); it must not know of S3, drips or the configuration file.
+
+mod classes;
+mod guard;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -10,42 +18,143 @@ use pingora_core::protocols::http::ServerSession;
 
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::shape::Shaper;
+
+/// The most bytes of a request's body: a change of a class has a hundred.
+const MAX_BODY: usize = 4 << 10;
+
+/// How long a request's body may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The answers of one admin or health listener.
 pub struct Admin {
     lifecycle: Lifecycle,
     /// None on a health listener, which anybody may reach.
-    metrics: Option<Metrics>,
+    operator: Option<Operator>,
+}
+
+/// What only operators may see and do.
+struct Operator {
+    metrics: Metrics,
+    shaper: Option<Arc<Shaper>>,
+    /// The listener's address, by which it may be asked beside loopback ones.
+    addr: IpAddr,
 }
 
 impl Admin {
-    /// Everything, for a listener that only operators reach.
+    /// Everything, for a listener at `addr` that only operators reach.
     #[must_use]
-    pub fn new(lifecycle: Lifecycle, metrics: Metrics) -> Self {
-        Self { lifecycle, metrics: Some(metrics) }
+    pub fn new(
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        shaper: Option<Arc<Shaper>>,
+        addr: IpAddr,
+    ) -> Self {
+        Self { lifecycle, operator: Some(Operator { metrics, shaper, addr }) }
     }
 
     /// /healthz and /readyz alone.
     #[must_use]
     pub fn health(lifecycle: Lifecycle) -> Self {
-        Self { lifecycle, metrics: None }
+        Self { lifecycle, operator: None }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> (StatusCode, Vec<u8>) {
-        let text = |status, line: &str| (status, line.as_bytes().to_vec());
-        match (path, &self.metrics) {
-            _ if !matches!(*method, Method::GET | Method::HEAD) => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
-            }
-            ("/healthz", _) => text(StatusCode::OK, "up\n"),
-            ("/readyz", _) if self.lifecycle.is_ready() => text(StatusCode::OK, "ready\n"),
+    fn answer(&self, method: &Method, path: &str) -> Answer {
+        match (path, &self.operator) {
+            _ if !reads(method) => Answer::not_allowed("GET, HEAD"),
+            ("/healthz", _) => Answer::text(StatusCode::OK, "up\n"),
+            ("/readyz", _) if self.lifecycle.is_ready() => Answer::text(StatusCode::OK, "ready\n"),
             ("/readyz", _) if self.lifecycle.is_draining() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
-            ("/readyz", _) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-            ("/metrics", Some(metrics)) => (StatusCode::OK, metrics.text()),
-            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+            ("/readyz", _) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            ("/metrics", Some(operator)) => {
+                if let Some(shaper) = &operator.shaper {
+                    shaper.count();
+                }
+                Answer { body: operator.metrics.text(), ..Answer::text(StatusCode::OK, "") }
+            }
+            _ => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
         }
+    }
+
+    /// Answers a request to the API; None if it is none.
+    async fn api(&self, session: &mut ServerSession) -> Option<Answer> {
+        let operator = self.operator.as_ref()?;
+        let request = session.req_header();
+        let (method, path) = (request.method.clone(), request.uri.path().to_owned());
+        if !path.starts_with("/api/") {
+            return None;
+        }
+        if let Some(reason) = guard::refusal(&request.headers, operator.addr) {
+            session.set_keepalive(None);
+            return Some(Answer::error(StatusCode::FORBIDDEN, reason));
+        }
+        let body = match (reads(&method), tokio::time::timeout(PATIENCE, body(session)).await) {
+            (true, _) => Ok(Vec::new()),
+            (false, Ok(body)) => body,
+            (false, Err(_)) => Err((StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err((status, reason)) => {
+                session.set_keepalive(None);
+                return Some(Answer::error(status, reason));
+            }
+        };
+        classes::answer(operator.shaper.as_deref(), &method, &path, &body)
+    }
+}
+
+/// The whole body of a request, or what is wrong with it.
+async fn body(session: &mut ServerSession) -> Result<Vec<u8>, (StatusCode, &'static str)> {
+    let mut body = Vec::new();
+    loop {
+        match session.read_request_body().await {
+            Ok(None) => return Ok(body),
+            Ok(Some(bytes)) if body.len() + bytes.len() > MAX_BODY => {
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 4096 bytes"));
+            }
+            Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+            Err(_) => return Err((StatusCode::BAD_REQUEST, "the body cannot be read")),
+        }
+    }
+}
+
+/// Whether a method only asks.
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// What is answered.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    /// The methods that would work (RFC 9110 §10.2.1), if the one that came does not.
+    allow: Option<&'static str>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(status: StatusCode, text: &str) -> Self {
+        let content_type = "text/plain; charset=utf-8";
+        Self { status, content_type, allow: None, body: text.as_bytes().to_vec() }
+    }
+
+    fn json(status: StatusCode, value: &serde_json::Value) -> Self {
+        let body = format!("{value}\n").into_bytes();
+        Self { status, content_type: "application/json", allow: None, body }
+    }
+
+    fn error(status: StatusCode, message: &str) -> Self {
+        Self::json(status, &serde_json::json!({ "error": message }))
+    }
+
+    fn not_allowed(allow: &'static str) -> Self {
+        let text = format!("only {allow}\n");
+        let allow = Some(allow);
+        Self { allow, ..Self::text(StatusCode::METHOD_NOT_ALLOWED, &text) }
     }
 }
 
@@ -56,14 +165,23 @@ impl ServeHttp for Admin {
             // The next one is for the successor to answer.
             session.set_keepalive(None);
         }
-        let request = session.req_header();
-        let (status, body) = self.answer(&request.method, request.uri.path());
-        let length = body.len().into();
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
+        let answer = match self.api(session).await {
+            Some(answer) => answer,
+            None => {
+                let request = session.req_header();
+                self.answer(&request.method, request.uri.path())
+            }
+        };
+        let length = answer.body.len().into();
+        let mut response = Response::new(answer.body);
+        *response.status_mut() = answer.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, length);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(allow) = answer.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
         response
     }
 }
@@ -73,13 +191,13 @@ mod tests {
     use super::*;
 
     fn status(admin: &Admin, path: &str) -> u16 {
-        admin.answer(&Method::GET, path).0.as_u16()
+        admin.answer(&Method::GET, path).status.as_u16()
     }
 
     #[tokio::test]
     async fn readiness_follows_the_lifecycle() {
         let lifecycle = Lifecycle::new();
-        let admin = Admin::new(lifecycle.clone(), Metrics::new());
+        let admin = Admin::new(lifecycle.clone(), Metrics::new(), None, [127, 0, 0, 1].into());
         assert_eq!((status(&admin, "/healthz"), status(&admin, "/readyz")), (200, 503));
         lifecycle.started();
         assert_eq!(status(&admin, "/readyz"), 200);
@@ -92,6 +210,8 @@ mod tests {
         let admin = Admin::health(Lifecycle::new());
         assert_eq!(status(&admin, "/metrics"), 404);
         assert_eq!(status(&admin, "/"), 404);
-        assert_eq!(admin.answer(&Method::POST, "/healthz").0, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(status(&admin, "/api/classes"), 404);
+        let post = admin.answer(&Method::POST, "/healthz");
+        assert_eq!((post.status.as_u16(), post.allow), (405, Some("GET, HEAD")));
     }
 }

@@ -5,7 +5,7 @@
 //! its numbers are in range, no two listeners want one address. Nothing later checks them again.
 //!
 //! What the user wrote stays a YAML tree (`env` lays the environment over it, `read` walks it);
-//! what it means is in `sections` and `listen`. Domains own their settings' types and import
+//! what it means is in `sections`, `listen`, `profiles` and `shaping`. Domains own their settings' types and import
 //! nothing from here. This room opens files but no socket, and reads no process-wide state.
 
 mod env;
@@ -15,6 +15,7 @@ mod listen;
 mod profiles;
 mod read;
 mod sections;
+mod shaping;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use crate::drip;
 use crate::limits;
 use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
+use crate::shape;
 use crate::spool;
 use crate::units::ByteSize;
 use env::Environment;
@@ -52,6 +54,8 @@ pub struct Config {
     pub profiles: Profiles,
     /// Where objects are kept while devices read them; None if switched off.
     pub spool: Option<spool::Settings>,
+    /// The class tree; None if nothing is shaped.
+    pub shaping: Option<shape::Settings>,
     /// The connections to S3.
     pub upstream: Upstream,
     /// What clients may take.

@@ -142,6 +142,11 @@ impl<'r> Section<'r> {
         if self.at.is_empty() { key.to_owned() } else { format!("{}.{key}", self.at) }
     }
 
+    /// Whether `key` is there and not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
     /// Takes `key` out, if it is there at all; its value may be null.
     pub(super) fn take_any(&mut self, key: &'static str) -> Option<Field<'r>> {
         let at = self.path(key);

@@ -15,6 +15,7 @@ use super::field::{Field, shown};
 use super::listen::{Claims, Listener, listeners};
 use super::profiles::{profiles, trusted_header};
 use super::read::{Reader, Section};
+use super::shaping::{ClassUses, shaping};
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
 use crate::limits;
@@ -25,7 +26,7 @@ use crate::spool;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 3] = ["uploads", "forward_proxy", "shaping"];
+const UNAVAILABLE: [&str; 2] = ["uploads", "forward_proxy"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -69,10 +70,12 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
     let spool = spool(root.section("spool"));
+    let shaping = shaping(root.section("shaping"));
     let upstream = upstream(root.section("upstream"));
     let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
     let server = server(root.section("server"));
+    ClassUses::default().judge(root.reader, &shaping);
     root.finish(&UNAVAILABLE);
     Some(Config {
         listen,
@@ -80,6 +83,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         drip,
         profiles,
         spool,
+        shaping: shaping.into_settings(),
         upstream,
         limits,
         admin,

@@ -1,7 +1,7 @@
 //! A new configuration for a running server: certificates, profiles, limits and timeouts are put in
 //! place for new handshakes and requests; of everything else it is told that it takes an upgrade.
 //!
-//! Invariant: what is running keeps what it began with.
+//! Invariant: what is running keeps what it began with, but for the rates of classes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use log::warn;
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
 use crate::limits::door::Door;
+use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
 
 /// Puts new configurations in place.
@@ -20,6 +21,7 @@ pub struct Reloader {
     profiles: Profiling,
     settings: Shared,
     door: Arc<Door>,
+    shaper: Option<Arc<Shaper>>,
     /// The listeners with TLS.
     tls: Vec<(SocketAddr, Arc<Reloading>)>,
 }
@@ -30,9 +32,10 @@ impl Reloader {
         profiles: Profiling,
         settings: Shared,
         door: Arc<Door>,
+        shaper: Option<Arc<Shaper>>,
         tls: Vec<(SocketAddr, Arc<Reloading>)>,
     ) -> Self {
-        Self { running, profiles, settings, door, tls }
+        Self { running, profiles, settings, door, shaper, tls }
     }
 
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
@@ -41,6 +44,11 @@ impl Reloader {
         self.profiles.store(Arc::new(config.profiles.clone()));
         self.settings.store(Arc::new(config.server.clone()));
         self.door.set(config.limits);
+        let reshaped = match (&self.shaper, &config.shaping) {
+            (Some(shaper), Some(tree)) => shaper.reload(tree),
+            (None, None) => Ok(()),
+            _ => Err(TreeError::Structure),
+        };
         for (addr, reloading) in &self.tls {
             let same = |listener: &&Listener| listener.addr == *addr;
             let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
@@ -53,7 +61,12 @@ impl Reloader {
                 warn!("{addr}: the old certificates stay: {e}");
             }
         }
-        needs_upgrade(&self.running, &config)
+        let mut upgrade = needs_upgrade(&self.running, &config);
+        if let Err(e) = reshaped {
+            warn!("shaping: the old classes stay: {e}");
+            upgrade.push("shaping.classes");
+        }
+        upgrade
     }
 }
 

@@ -1,0 +1,64 @@
+//! One direction of one connection, as the tree sees it.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::flows::FlowId;
+use super::shaper::Shaper;
+
+/// Whose a flow is: what a class's classifier looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The user, where clients name one.
+    pub user: Option<Arc<str>>,
+}
+
+/// One direction of one connection. Dropping it gives back what it had leave for and did not use.
+pub struct Flow {
+    shaper: Arc<Shaper>,
+    id: FlowId,
+}
+
+impl Flow {
+    pub(super) fn new(shaper: Arc<Shaper>, id: FlowId) -> Self {
+        Self { shaper, id }
+    }
+
+    /// Waits for leave to move up to `want` bytes; 0 counts as 1. The leave, 1 to `want` bytes, is kept
+    /// until [`Flow::spend`]; asking again before that returns the same leave, up to `want`. Who stops
+    /// polling loses nothing. A leave that is not needed now should be given back (`spend(0)`): until
+    /// then it counts as used.
+    pub fn poll_acquire(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
+        match self.shaper.request(self.id, want.max(1), cx.waker()) {
+            0 => Poll::Pending,
+            leave => Poll::Ready(leave.min(want.max(1))),
+        }
+    }
+
+    /// Waits for leave to move up to `want` bytes; see [`Flow::poll_acquire`].
+    pub async fn acquire(&mut self, want: usize) -> usize {
+        poll_fn(|cx| self.poll_acquire(cx, want)).await
+    }
+
+    /// Says that `used` bytes of the leave were moved; the rest is given back.
+    pub fn spend(&mut self, used: usize) {
+        self.shaper.spend(self.id, used);
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.shaper.leave(self.id);
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Flow").field(&self.id).finish()
+    }
+}

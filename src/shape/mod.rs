@@ -1,0 +1,29 @@
+//! The class tree: who may send how many bytes, and when.
+//!
+//! Classes are RouterOS's queues: `limit_at` is what a class is guaranteed, `max_limit` what it never
+//! exceeds, `priority` (1 first, 8 last) who gets what is to spare. Whoever moves bytes registers a
+//! [`Flow`] with a class, waits for leave ([`Flow::acquire`]), and says what was used of it
+//! ([`Flow::spend`]); [`stream::Shaped`] does so for a connection.
+//!
+//! Invariants: no class, parents included, exceeds its max-limit by more than its burst, whatever
+//! happens; a flow that waits gets some bytes within 15 s.
+//!
+//! This room must not know what the bytes are, where they go, or what the configuration file looks
+//! like.
+
+mod bucket;
+mod fair;
+mod flow;
+mod flows;
+mod report;
+mod settings;
+mod shaper;
+pub mod stream;
+mod tally;
+pub mod timetable;
+mod tree;
+
+pub use flow::{Flow, Owner};
+pub use report::{Change, ChangeError, ClassReport, SocketMarks};
+pub use settings::{ClassSettings, Classifier, Count, Dscp, Fault, Pcq, Priority, Settings};
+pub use shaper::{Shaper, TreeError};
