@@ -16,6 +16,7 @@ use crate::daemon::{self, Failure};
 use crate::logging;
 use crate::probe::{self, Misfit};
 use crate::s3::presigned::PresignedUrl;
+use crate::server::StartError;
 use crate::units::ByteSize;
 
 const EX_USAGE: u8 = 64;
@@ -190,7 +191,12 @@ fn run(args: RunArgs) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => {
                     error!("{e}");
-                    let os = matches!(e, Failure::Signals(_) | Failure::Serve(_));
+                    let os = matches!(
+                        e,
+                        Failure::Signals(_)
+                            | Failure::Serve(_)
+                            | Failure::Start(StartError::Threads { .. })
+                    );
                     (if os { EX_OSERR } else { EX_UNAVAILABLE }).into()
                 }
             };

@@ -111,7 +111,8 @@ impl Default for Upstream {
 /// The process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Worker threads, at most 1,024; 0 is one per core.
+    /// Threads that serve requests, and as many again that bodies drip on; at most 1,024; 0 is one
+    /// per core.
     pub threads: usize,
     /// How long after SIGTERM new connections are still taken, with /readyz failing; at most 1 h.
     pub shutdown_delay: Duration,
