@@ -6,7 +6,7 @@
 //!
 //! Invariant: whoever was promised to be woken is woken, at that instant or up to a millisecond
 //! later. An entry lives until its instant though its drip may be gone, so only waits of up to
-//! [`LONGEST`] are taken.
+//! `LONGEST` are taken.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
