@@ -221,7 +221,19 @@ impl Server {
             tls.collect(),
         );
         let (reload, reloader) = (watch::Sender::new(0), Arc::new(reloader));
-        Ok(Self { devices, admin, health, proxy, lanes, board, door, shaper, settings, reload, reloader })
+        Ok(Self {
+            devices,
+            admin,
+            health,
+            proxy,
+            lanes,
+            board,
+            door,
+            shaper,
+            settings,
+            reload,
+            reloader,
+        })
     }
 
     /// A second handle of every listening socket, for a successor.
