@@ -279,7 +279,11 @@ fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
             complain(&errors);
             EX_CONFIG.into()
         }
-        Ok(config) => match url.check(&config.s3.endpoint) {
+        Ok(Config { s3: None, .. }) => {
+            eprintln!("s3.bucket is not configured: there are no /file/ URLs here");
+            EX_CONFIG.into()
+        }
+        Ok(Config { s3: Some(s3), .. }) => match url.check(&s3.endpoint) {
             Ok(path) => {
                 println!("{}{path}", base.trim_end_matches('/'));
                 if !url.headers().is_empty() {

@@ -28,9 +28,14 @@
 //! Bytes that share a link wait for leave of the class tree ([`shape`]): who moves them registers a
 //! [`shape::Flow`] with a class, and [`shape::stream::Shaped`] asks it before each write.
 //!
+//! The [`forward_proxy`] is a second way in, for tools that upload: a CONNECT is judged by name
+//! ([`forward_proxy::allow`]), by address and by what the ClientHello asks for
+//! ([`forward_proxy::hello`]); then bytes move both ways, each way a flow of the tree.
+//!
 //! # The map
 //!
-//! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`limits`],
+//! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`forward_proxy`],
+//! [`limits`],
 //! [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
 //! [`spool`] → { [`s3`],
 //! [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
@@ -40,7 +45,8 @@
 //!
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
-//! [`spool::admission`], and of [`shape`] all but `shaper`, `flow` and `stream`. Time is a parameter
+//! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
+//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `stream`. Time is a parameter
 //! there.
 
 pub mod admin;
@@ -50,6 +56,7 @@ mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod drip;
+pub mod forward_proxy;
 pub mod framing;
 pub mod lifecycle;
 pub mod limits;

@@ -41,6 +41,24 @@ pub struct Metrics {
     pub spool: SpoolMetrics,
     /// The class tree's.
     pub shape: ShapeMetrics,
+    /// The forward proxy's.
+    pub tunnels: TunnelMetrics,
+}
+
+/// The counters and gauges of the forward proxy.
+#[derive(Debug, Clone)]
+pub struct TunnelMetrics {
+    /// Tunnels that stand now.
+    pub open: IntGauge,
+    /// Tunnels ended, by how: `done`, `client` or `upstream` (that one's connection failed), `idle`,
+    /// `drain`.
+    pub ended: IntCounterVec,
+    /// Connections that became no tunnel, by reason: see docs/forward-proxy.md.
+    pub refused: IntCounterVec,
+    /// Bytes from clients to S3.
+    pub up: IntCounter,
+    /// Bytes from S3 to clients.
+    pub down: IntCounter,
 }
 
 /// The counters and gauges of the class tree, each by class. Parents count what their children do.
@@ -185,6 +203,22 @@ impl Metrics {
                 "class",
             ),
         };
+        let tunnel_bytes = family(
+            "dripline_tunnel_bytes_total",
+            "Bytes moved in tunnels of the forward proxy.",
+            "direction",
+        );
+        let tunnels = TunnelMetrics {
+            open: gauge("dripline_tunnels", "Tunnels of the forward proxy that stand now."),
+            ended: family("dripline_tunnels_ended_total", "Tunnels ended, by how.", "end"),
+            refused: family(
+                "dripline_tunnels_refused_total",
+                "Connections to the forward proxy that became no tunnel.",
+                "reason",
+            ),
+            up: tunnel_bytes.with_label_values(&["up"]),
+            down: tunnel_bytes.with_label_values(&["down"]),
+        };
         let check_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "dripline_spool_check_seconds",
@@ -283,6 +317,7 @@ impl Metrics {
             },
             spool,
             shape,
+            tunnels,
             registry,
         }
     }

@@ -6,6 +6,7 @@
 
 mod introduction;
 mod reload;
+mod tunnels;
 
 use std::future::Future;
 use std::io;
@@ -28,6 +29,7 @@ use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -54,6 +56,7 @@ use crate::tls::listener;
 use crate::tls::reload::Reloading;
 use crate::upgrade::{Handed, Inherited, Role};
 pub use reload::Reloader;
+use tunnels::Tunnels;
 
 /// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
 /// net.core.somaxconn.
@@ -77,7 +80,9 @@ pub struct Server {
     devices: Vec<Device>,
     admin: Option<Report>,
     health: Option<Report>,
-    proxy: Arc<HttpProxy<DripProxy>>,
+    tunnels: Option<Tunnels>,
+    /// None without device listeners.
+    proxy: Option<Arc<HttpProxy<DripProxy>>>,
     lanes: Arc<Lanes>,
     board: Board,
     door: Arc<Door>,
@@ -200,13 +205,19 @@ impl Server {
         let shaper = config.shaping.as_ref();
         let shaper = shaper.map(|tree| Shaper::new(tree, board.metrics.shape.clone())).transpose();
         let shaper = shaper.map_err(StartError::Classes)?;
-        let (conf, upstream) = (pingora_conf(), upstream(config)?);
-        let endpoint = &upstream.endpoint;
-        let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
-        let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
-        let spool = spool(config.spool.as_ref(), client, &board.metrics);
-        let proxy = DripProxy::new(upstream, resolver, Arc::clone(&profiles), spool, board.clone());
-        let proxy = Arc::new(http_proxy(&conf, proxy));
+        let tunnels = Tunnels::bind(config, &shaper, &board.metrics, &mut socket)?;
+        let conf = pingora_conf();
+        let proxy = config.s3.as_ref().map(|s3| {
+            let upstream = upstream(s3, &config.upstream)?;
+            let endpoint = &upstream.endpoint;
+            let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
+            let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
+            let spool = spool(config.spool.as_ref(), client, &board.metrics);
+            let profiles = Arc::clone(&profiles);
+            let proxy = DripProxy::new(upstream, resolver, profiles, spool, board.clone());
+            Ok(Arc::new(http_proxy(&conf, proxy)))
+        });
+        let proxy = proxy.transpose()?;
         let lanes = Lanes::start(config.server.threads);
         let lanes = Arc::new(lanes.map_err(|source| StartError::Threads { source })?);
         let door = Door::new(config.limits, board.metrics.limits.clone());
@@ -218,6 +229,7 @@ impl Server {
             Arc::clone(&settings),
             Arc::clone(&door),
             shaper.clone(),
+            tunnels.as_ref().map(Tunnels::proxy),
             tls.collect(),
         );
         let (reload, reloader) = (watch::Sender::new(0), Arc::new(reloader));
@@ -225,6 +237,7 @@ impl Server {
             devices,
             admin,
             health,
+            tunnels,
             proxy,
             lanes,
             board,
@@ -243,10 +256,14 @@ impl Server {
     /// If there are no descriptors left.
     pub fn sockets(&self) -> io::Result<Vec<Handed>> {
         let devices = self.devices.iter().map(|one| (Role::Device, one.addr, &one.socket));
-        let report = |role, one: &'_ Option<Report>| {
-            one.as_ref().map(|one| (role, one.addr, one.socket.try_clone()))
-        };
-        let reports = [report(Role::Admin, &self.admin), report(Role::Health, &self.health)];
+        let report =
+            |role, one: Option<&Report>| one.map(|one| (role, one.addr, one.socket.try_clone()));
+        let tunnels = self.tunnels.as_ref().map(|one| &one.report);
+        let reports = [
+            report(Role::Admin, self.admin.as_ref()),
+            report(Role::Health, self.health.as_ref()),
+            report(Role::ForwardProxy, tunnels),
+        ];
         let devices = devices.map(|(role, addr, socket)| (role, addr, socket.try_clone()));
         devices
             .chain(reports.into_iter().flatten())
@@ -264,6 +281,12 @@ impl Server {
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref()?.socket.local_addr().ok()
+    }
+
+    /// The forward proxy's address, with its real port.
+    #[must_use]
+    pub fn forward_proxy_address(&self) -> Option<SocketAddr> {
+        self.tunnels.as_ref()?.report.socket.local_addr().ok()
     }
 
     /// Where this server counts and lists what it does.
@@ -301,6 +324,8 @@ impl Server {
         let mut listeners = JoinSet::new();
         let devices = self.devices.len();
         for Device { addr, socket, tls, proxy_protocol } in self.devices {
+            // The configuration has an S3 for them.
+            let Some(proxy) = &self.proxy else { continue };
             let kind = if tls.is_some() { "https" } else { "http" };
             info!("listening on {kind}://{}", socket.local_addr()?);
             if let Some(tls) = &tls {
@@ -308,7 +333,7 @@ impl Server {
             }
             let app = Devices {
                 addr,
-                proxy: Arc::clone(&self.proxy),
+                proxy: Arc::clone(proxy),
                 lanes: Arc::clone(&self.lanes),
                 tls,
                 proxy_protocol,
@@ -316,6 +341,9 @@ impl Server {
                 metrics: self.board.metrics.clone(),
             };
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
+        }
+        if let Some(tunnels) = self.tunnels {
+            tunnels.serve(&mut listeners, &lifecycle)?;
         }
         let mut reports = JoinSet::new();
         let addr = self.admin.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |admin| admin.addr.ip());
@@ -333,8 +361,9 @@ impl Server {
                 reports.spawn(accept(socket, Arc::new(app), lifecycle.clone(), until.clone()));
             }
         }
-        let drips = self.board.metrics.drips;
-        reports.spawn(memory::give_back(move || usize::try_from(drips.get()).unwrap_or(0)));
+        let (drips, open) = (self.board.metrics.drips, self.board.metrics.tunnels.open);
+        let running = move || usize::try_from(drips.get() + open.get()).unwrap_or(0);
+        reports.spawn(memory::give_back(running));
         lifecycle.started();
         info!("ready: {devices} device listener(s)");
         let stop = stop.await;
@@ -396,16 +425,16 @@ fn reloading(
         .map_err(|source| StartError::Tls { key, source })
 }
 
-fn upstream(config: &Config) -> Result<Upstream, StartError> {
-    let ca = config.s3.ca.as_deref().map(authorities).transpose();
+fn upstream(s3: &config::S3, upstream: &config::Upstream) -> Result<Upstream, StartError> {
+    let ca = s3.ca.as_deref().map(authorities).transpose();
     Ok(Upstream {
-        endpoint: config.s3.endpoint.clone(),
+        endpoint: s3.endpoint.clone(),
         ca: ca.map_err(|source| StartError::Ca { source })?,
-        authorization: config.s3.authorization,
-        connect_timeout: config.upstream.connect_timeout,
-        response_timeout: config.upstream.response_timeout,
-        idle_timeout: config.upstream.idle_timeout,
-        recv_buffer: usize::try_from(config.upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
+        authorization: s3.authorization,
+        connect_timeout: upstream.connect_timeout,
+        response_timeout: upstream.response_timeout,
+        idle_timeout: upstream.idle_timeout,
+        recv_buffer: usize::try_from(upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
     })
 }
 
@@ -455,13 +484,14 @@ fn bind(addr: SocketAddr, key: impl Fn() -> String) -> Result<TcpListener, Start
 /// What happens to a connection once it is accepted.
 trait Serve: Send + Sync + 'static {
     /// Sets the options of an accepted socket.
-    fn prepare(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         prepare(stream)
     }
 
     fn serve(
         self: Arc<Self>,
-        socket: L4Stream,
+        socket: TcpStream,
+        peer: SocketAddr,
         lifecycle: Lifecycle,
     ) -> impl Future<Output = ()> + Send;
 }
@@ -488,11 +518,7 @@ async fn accept<S: Serve>(
                     debug!("{peer}: {e}");
                     continue;
                 }
-                let mut stream = L4Stream::from(stream);
-                let digest = SocketDigest::from_raw_fd(std::os::fd::AsRawFd::as_raw_fd(&stream));
-                let _ = digest.peer_addr.set(Some(peer.into()));
-                stream.set_socket_digest(digest);
-                tokio::spawn(Arc::clone(&app).serve(stream, lifecycle.clone()));
+                tokio::spawn(Arc::clone(&app).serve(stream, peer, lifecycle.clone()));
             }
             Err(e) => {
                 warn!("cannot accept a connection: {e}");
@@ -502,8 +528,17 @@ async fn accept<S: Serve>(
     }
 }
 
+/// A connection as Pingora has it.
+fn pingoras(socket: TcpStream, peer: SocketAddr) -> L4Stream {
+    let mut stream = L4Stream::from(socket);
+    let digest = SocketDigest::from_raw_fd(std::os::fd::AsRawFd::as_raw_fd(&stream));
+    let _ = digest.peer_addr.set(Some(peer.into()));
+    stream.set_socket_digest(digest);
+    stream
+}
+
 /// A record leaves when it is written, and a device that stops reading is not owed megabytes.
-fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT)
 }
@@ -575,14 +610,15 @@ async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<Ss
 }
 
 impl Serve for Devices {
-    fn prepare(&self, stream: &tokio::net::TcpStream) -> io::Result<()> {
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         prepare(stream)?;
         // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
         // that a drip needs no timer for that.
         SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings().send_timeout))
     }
 
-    async fn serve(self: Arc<Self>, mut socket: L4Stream, lifecycle: Lifecycle) {
+    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
+        let mut socket = pingoras(socket, peer);
         let _open = self.metrics.connection();
         let connection = Arc::new(lifecycle.connection());
         let Some(mut entry) = self.door.enter() else {
@@ -624,7 +660,8 @@ struct Plain<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Serve for Plain<A> {
-    async fn serve(self: Arc<Self>, mut socket: L4Stream, lifecycle: Lifecycle) {
+    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
+        let mut socket = pingoras(socket, peer);
         if let Some(patience) = self.tolerates
             && !introduction::tolerate(&mut socket, patience).await
         {

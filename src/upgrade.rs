@@ -48,10 +48,16 @@ pub enum Role {
     Admin,
     /// Readiness alone.
     Health,
+    /// Whoever asks for tunnels.
+    ForwardProxy,
 }
 
-const ROLES: [(Role, &str); 3] =
-    [(Role::Device, "device"), (Role::Admin, "admin"), (Role::Health, "health")];
+const ROLES: [(Role, &str); 4] = [
+    (Role::Device, "device"),
+    (Role::Admin, "admin"),
+    (Role::Health, "health"),
+    (Role::ForwardProxy, "forward_proxy"),
+];
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -121,6 +121,17 @@ impl<'r> Field<'r> {
         Some(items.into_iter().enumerate().map(field).collect())
     }
 
+    /// The value as a secret, which no message quotes.
+    pub(super) fn secret(&self) -> Option<String> {
+        match &self.value {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                self.fail(format!("must be text in quotes, not {}", kind(other)));
+                None
+            }
+        }
+    }
+
     /// The value as a map with keys of the user's own, each value with its own path.
     pub(super) fn entries(self) -> Option<Vec<(String, Field<'r>)>> {
         let Value::Mapping(map) = self.value else {

@@ -71,23 +71,27 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Reads `listen`, or makes the two listeners that are there without it.
+/// Reads `listen`, or makes the two listeners that are there without it. Only beside a forward proxy may
+/// there be none.
 pub(super) fn listeners(
     root: &mut Section<'_>,
     env: &Environment,
     claims: &mut Claims,
 ) -> Vec<Listener> {
     let mut shared = SharedIdentity { env, reader: root.reader, made: None };
+    let tunnels = root.holds(&["forward_proxy"]);
     let listeners = match root.take("listen") {
         // What the unread source says about `listen` is not known.
         None if root.reader.incomplete => Vec::new(),
+        // A forward proxy alone needs no bucket, and devices nothing without one.
+        None if tunnels && !root.holds(&["s3", "bucket"]) => Vec::new(),
         None => default_listeners(&mut shared, claims),
         Some(list) => {
             let at = list.at.clone();
             let Some(items) = list.items() else {
                 return Vec::new();
             };
-            if items.is_empty() {
+            if items.is_empty() && !tunnels {
                 shared.reader.fail(
                     &at,
                     "nothing to listen on; write [{addr: \"0.0.0.0:8443\", tls: {}}] or remove the key",

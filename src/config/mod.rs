@@ -18,6 +18,7 @@ mod sections;
 mod shaping;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 use std::fmt;
 use std::fs;
@@ -32,6 +33,7 @@ pub use error::{ConfigError, ConfigErrors, Where};
 pub use listen::{Listener, ListenerTls};
 
 use crate::drip;
+use crate::forward_proxy;
 use crate::limits;
 use crate::profile::Profiles;
 use crate::s3::endpoint::Endpoint;
@@ -44,10 +46,10 @@ use read::Reader;
 /// Everything that `dripline run` needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Device listeners; at least one.
+    /// Device listeners; at least one, unless there is a forward proxy.
     pub listen: Vec<Listener>,
-    /// Where objects come from.
-    pub s3: S3,
+    /// Where objects come from; there if anything listens for devices.
+    pub s3: Option<S3>,
     /// How responses drip.
     pub drip: drip::Settings,
     /// How kinds of devices are served; the default one is `drip`.
@@ -58,6 +60,8 @@ pub struct Config {
     pub shaping: Option<shape::Settings>,
     /// The connections to S3.
     pub upstream: Upstream,
+    /// The forward proxy; None if not wanted.
+    pub forward_proxy: Option<forward_proxy::Settings>,
     /// What clients may take.
     pub limits: limits::Settings,
     /// Metrics and readiness, always on loopback; None if switched off.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_yaml::{Mapping, Value};
 
 use super::error::{ConfigError, ConfigErrors, Where};
-use super::field::{Field, shown};
+use super::field::{Field, is_off, shown};
 use crate::units::{ByteSize, Wait};
 
 /// Collects errors and warnings, and knows which variable a value came from.
@@ -160,6 +160,13 @@ impl<'r> Section<'r> {
     /// Takes `key` out, if it has a value. A null (`key:` with nothing behind it) is none.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'r>> {
         self.take_any(key).filter(|field| !field.is_null())
+    }
+
+    /// Whether `path`, keys in keys, has a value that does not switch it off. Nothing is taken.
+    pub(super) fn holds(&self, path: &[&str]) -> bool {
+        let first = path.first().and_then(|key| self.map.get(*key));
+        let inner = path.iter().skip(1).fold(first, |value, key| value?.get(*key));
+        inner.is_some_and(|value| !value.is_null() && !is_off(value))
     }
 
     /// Takes `key` out as a section, empty if it is absent.

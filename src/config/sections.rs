@@ -16,6 +16,7 @@ use super::listen::{Claims, Listener, listeners};
 use super::profiles::{profiles, trusted_header};
 use super::read::{Reader, Section};
 use super::shaping::{ClassUses, shaping};
+use super::tunnels;
 use super::{Config, LogFormat, S3, Server, Upstream};
 use crate::drip::{self, ChunkSize};
 use crate::limits;
@@ -26,16 +27,17 @@ use crate::spool;
 use crate::units::ByteSize;
 
 /// Sections that later versions will have.
-const UNAVAILABLE: [&str; 2] = ["uploads", "forward_proxy"];
+const UNAVAILABLE: [&str; 1] = ["uploads"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// The shortest and the longest timeout towards S3. Zero would fail every request.
-const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
+pub(super) const TIMEOUTS: (Duration, Duration) =
+    (Duration::from_millis(1), Duration::from_secs(24 * 3600));
 /// The most connections; Linux gives one process no more file descriptors than that by default.
-const MAX_CONNECTIONS: usize = 1 << 20;
+pub(super) const MAX_CONNECTIONS: usize = 1 << 20;
 /// The longest request head: far beyond S3's own limit, far below what Pingora takes.
-const MAX_HEADER_BYTES: usize = 256 << 10;
+pub(super) const MAX_HEADER_BYTES: usize = 256 << 10;
 /// The longest time that a drain may take.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest delays of a process: before it drains, before a successor accepts.
@@ -61,29 +63,32 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 
 /// Reads the whole tree. None, or a result of no worth, if the reader kept an error.
 pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config> {
-    let mut claims = Claims::default();
+    let (mut claims, mut uses) = (Claims::default(), ClassUses::default());
     let listen = listeners(&mut root, env, &mut claims);
-    let s3 = s3(root.section("s3"));
+    let needed = !listen.is_empty() || !root.holds(&["forward_proxy"]);
+    let s3 = s3(root.section("s3"), needed);
     let (drip, trusted_header) = drip(root.section("drip"));
     let profiles = profiles(&mut root, &drip, trusted_header, &listen);
     warn_of_chains(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
+    let forward_proxy = tunnels::forward_proxy(&mut root, &mut claims, &mut uses);
     let spool = spool(root.section("spool"));
     let shaping = shaping(root.section("shaping"));
     let upstream = upstream(root.section("upstream"));
     let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
     let server = server(root.section("server"));
-    ClassUses::default().judge(root.reader, &shaping);
+    uses.judge(root.reader, &shaping);
     root.finish(&UNAVAILABLE);
     Some(Config {
         listen,
-        s3: s3?,
+        s3,
         drip,
         profiles,
         spool,
         shaping: shaping.into_settings(),
+        forward_proxy,
         upstream,
         limits,
         admin,
@@ -100,10 +105,12 @@ pub(super) fn report_addresses(mut root: Section<'_>) -> (Option<SocketAddr>, Op
     (admin(&mut root, &mut claims), health(&mut root, &mut claims))
 }
 
-fn s3(mut section: Section<'_>) -> Option<S3> {
+/// Reads `s3`. None if it is wrong, or not there and not `needed`.
+fn s3(mut section: Section<'_>, needed: bool) -> Option<S3> {
     let reader = section.reader;
     let bucket = section.take("bucket");
-    if bucket.is_none() {
+    let needed = needed || bucket.is_some();
+    if bucket.is_none() && needed {
         section.missing("bucket", "missing; write the bucket's name here or in S3_BUCKET");
     }
     let bucket = bucket.and_then(|field| field.parse_text::<BucketName>());
@@ -129,7 +136,10 @@ fn s3(mut section: Section<'_>) -> Option<S3> {
         };
         let mut endpoint = build(region.as_ref());
         if let Err(EndpointError::RegionNeeded(_)) = endpoint {
-            section.missing("region", "missing; write the bucket's region here or in AWS_REGION");
+            if needed {
+                let missing = "missing; write the bucket's region here or in AWS_REGION";
+                section.missing("region", missing);
+            }
             endpoint = build("us-east-1".parse().ok().as_ref());
         }
         endpoint.map_err(|error| reader.fail(error.key(), error.to_string())).ok()

@@ -22,10 +22,13 @@ const OF_LEAVES: [&str; 4] = ["priority", "pcq", "dscp", "pacing"];
 pub(super) struct ClassUses(Vec<(String, Arc<str>)>);
 
 impl ClassUses {
-    /// Takes `class` out of a section, and notes it.
-    #[allow(dead_code, reason = "the sections that feed classes are being written")]
-    pub(super) fn take(&mut self, section: &mut Section<'_>) -> Option<Arc<str>> {
-        let field = section.take("class")?;
+    /// Takes the name of a class out of a section, and notes it.
+    pub(super) fn take(
+        &mut self,
+        section: &mut Section<'_>,
+        key: &'static str,
+    ) -> Option<Arc<str>> {
+        let field = section.take(key)?;
         let name: Arc<str> = field.text()?.into();
         self.0.push((field.at.clone(), Arc::clone(&name)));
         Some(name)

@@ -77,6 +77,11 @@ fn text(pem: &[u8]) -> &str {
     std::str::from_utf8(pem).unwrap()
 }
 
+/// Where objects come from.
+fn s3(config: &Config) -> &S3 {
+    config.s3.as_ref().expect("a bucket")
+}
+
 const SELF_SIGNED: &str = "listen[0].tls: 0.0.0.0:8443 serves a self-signed certificate made at start, which no \
     device trusts; name cert and key, or set DRIPLINE_TLS_CERT_PEM and DRIPLINE_TLS_KEY_PEM";
 const PLAIN: &str = "listen[1]: 0.0.0.0:8080 serves plain HTTP, because `listen` is not set; presigned URLs can \
@@ -88,8 +93,8 @@ fn the_classic_names_alone_run_with_the_defaults() {
     let listeners: Vec<_> =
         config.listen.iter().map(|l| (l.addr.to_string(), l.tls.is_some())).collect();
     assert_eq!(listeners, [("0.0.0.0:8443".to_owned(), true), ("0.0.0.0:8080".to_owned(), false)]);
-    assert_eq!(config.s3.endpoint.host(), "firmware.s3.ap-southeast-2.amazonaws.com");
-    assert_eq!((config.s3.ca, config.s3.authorization), (None, false));
+    assert_eq!(s3(&config).endpoint.host(), "firmware.s3.ap-southeast-2.amazonaws.com");
+    assert_eq!((&s3(&config).ca, s3(&config).authorization), (&None, false));
     assert_eq!(config.drip.chunk_size.bytes(), 4096);
     assert_eq!(config.drip.wait, Duration::from_millis(500));
     assert!(config.drip.response_headers.is_empty());
@@ -119,9 +124,9 @@ fn every_key_reaches_the_configuration() {
         .load();
     assert_eq!(config.listen.len(), 2);
     assert!(config.listen[0].tls.is_some() && config.listen[1].tls.is_none());
-    assert_eq!(config.s3.endpoint.host(), "127.0.0.1");
-    assert_eq!(config.s3.ca, Some(cert.into()));
-    assert!(config.s3.authorization);
+    assert_eq!(s3(&config).endpoint.host(), "127.0.0.1");
+    assert_eq!(s3(&config).ca, Some(cert.into()));
+    assert!(s3(&config).authorization);
     assert_eq!(config.drip.chunk_size.bytes(), 1024);
     assert_eq!(config.drip.wait, Duration::ZERO);
     let headers: Vec<_> = config.drip.response_headers.iter().map(ToString::to_string).collect();
@@ -178,10 +183,8 @@ fn all_errors_come_together_each_with_its_path_and_source() {
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    for key in ["uploads", "forward_proxy"] {
-        let expected = format!("{key}: not available in this version of dripline; remove it");
-        assert_eq!(errors(&format!("{key}: {{a: 1}}")), [expected]);
-    }
+    let expected = "uploads: not available in this version of dripline; remove it";
+    assert_eq!(errors("uploads: {a: 1}"), [expected]);
     for (yaml, at) in [
         ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
         ("admin: {token: secret}", "admin.token"),
@@ -413,7 +416,7 @@ fn s3_needs_what_its_host_needs() {
     for rest in ["", ", host: dualstack", ", host: fips"] {
         assert_eq!(bucket(rest).errors(), [missing_region]);
     }
-    assert_eq!(bucket(", host: global").load().s3.endpoint.host(), "firmware.s3.amazonaws.com");
+    assert_eq!(s3(&bucket(", host: global").load()).endpoint.host(), "firmware.s3.amazonaws.com");
     bucket(", host: accelerate").load();
     bucket(", endpoint: 'https://minio.example.net'").load();
     bucket(", region: eu-west-1, endpoint: 'https://minio.example.net'").load();
@@ -698,7 +701,7 @@ fn variables_overlay_the_file_key_by_key() {
         .var("DRIPLINE__HEALTH__ADDR", "[::1]:9101")
         .var("DRIPLINE_SERVICE_HOST", "10.0.0.1")
         .load();
-    assert_eq!(config.s3.endpoint.host(), "whole-map.s3.us-west-2.amazonaws.com");
+    assert_eq!(s3(&config).endpoint.host(), "whole-map.s3.us-west-2.amazonaws.com");
     assert_eq!(config.drip.wait, Duration::from_millis(500));
     assert_eq!(config.drip.chunk_size.bytes(), 64);
     assert_eq!(config.drip.response_headers.len(), 1);
@@ -715,7 +718,7 @@ fn a_variable_that_looks_like_a_number_is_text_where_text_is_wanted() {
     for (value, host) in [("123", "123"), ("0123", "0123"), ("'456'", "456"), ("1e3", "1e3")] {
         let config =
             world().var("DRIPLINE__S3__BUCKET", value).var("AWS_REGION", "eu-west-1").load();
-        assert_eq!(config.s3.endpoint.host(), format!("{host}.s3.eu-west-1.amazonaws.com"));
+        assert_eq!(s3(&config).endpoint.host(), format!("{host}.s3.eu-west-1.amazonaws.com"));
     }
 }
 
@@ -805,7 +808,7 @@ fn classic_names_go_before_the_file_and_behind_their_overlay() {
             .var("TLS_WAIT_TIME", "250")
     };
     let config = classic().load();
-    assert_eq!(config.s3.endpoint.host(), "from-classic.s3.us-west-2.amazonaws.com");
+    assert_eq!(s3(&config).endpoint.host(), "from-classic.s3.us-west-2.amazonaws.com");
     assert_eq!(config.drip.wait, Duration::from_millis(250));
     assert_eq!(
         config.warnings,
@@ -820,27 +823,27 @@ fn classic_names_go_before_the_file_and_behind_their_overlay() {
         .var("DRIPLINE__S3__BUCKET", "from-overlay")
         .var("DRIPLINE__DRIP", "{wait: 3s}")
         .load();
-    assert_eq!(config.s3.endpoint.host(), "from-overlay.s3.sa-east-1.amazonaws.com");
+    assert_eq!(s3(&config).endpoint.host(), "from-overlay.s3.sa-east-1.amazonaws.com");
     assert_eq!(config.drip.wait, Duration::from_secs(3));
     assert_eq!(
         config.warnings,
         ["s3.region: AWS_REGION (sa-east-1) goes before the file's eu-west-1"]
     );
     let config = classic().var("S3_BUCKET", "").var("AWS_DEFAULT_REGION", " ").load();
-    assert_eq!(config.s3.endpoint.host(), "from-file.s3.eu-west-1.amazonaws.com");
+    assert_eq!(s3(&config).endpoint.host(), "from-file.s3.eu-west-1.amazonaws.com");
     let region = world()
         .var("S3_BUCKET", "b-1")
         .var("AWS_REGION", "")
         .var("AWS_DEFAULT_REGION", "eu-west-3")
         .load();
-    assert_eq!(region.s3.endpoint.host(), "b-1.s3.eu-west-3.amazonaws.com");
+    assert_eq!(s3(&region).endpoint.host(), "b-1.s3.eu-west-3.amazonaws.com");
 }
 
 #[test]
 fn the_env_file_stands_behind_the_environment() {
     let file = "\u{feff}# old settings\nexport S3_BUCKET=\"from-env-file\"\r\nAWS_REGION=eu-west-1 # Ireland\n\nCHUNK_SIZE=512\nTLS_WAIT_TIME=''\n";
     let config = world().env_file(file).var("CHUNK_SIZE", "1024").load();
-    assert_eq!(config.s3.endpoint.host(), "from-env-file.s3.eu-west-1.amazonaws.com");
+    assert_eq!(s3(&config).endpoint.host(), "from-env-file.s3.eu-west-1.amazonaws.com");
     assert_eq!(config.drip.chunk_size.bytes(), 1024);
     let unset = world().env_file(file).var("CHUNK_SIZE", "").load();
     assert_eq!(unset.drip.chunk_size.bytes(), 4096);
@@ -1023,7 +1026,7 @@ fn the_reference_file_shows_every_key_and_its_default() {
     let reference = fs::read_to_string(&path).unwrap();
     let everything = "listen: [{addr: x, tls: {}}, {addr: x, tls: {certificates: [{}]}}]\n\
          health: {addr: x}\nadmin: {addr: x}\ndrip: {trusted_header: {}}\n\
-         profiles: [{match: {}, bounds: {}}]\n\
+         profiles: [{match: {}, bounds: {}}]\nforward_proxy: {users: [{}]}\n\
          shaping: {links: [{}], classes: [{pcq: {}}]}";
     let reader = Reader::default();
     let Value::Mapping(tree) = serde_yaml::from_str(everything).unwrap() else { panic!("no map") };
@@ -1052,10 +1055,8 @@ fn the_reference_file_shows_every_key_and_its_default() {
         (reference.admin, reference.health, reference.log),
         (default.admin, default.health, default.log)
     );
-    assert_eq!(
-        (reference.s3.ca, reference.s3.authorization),
-        (default.s3.ca, default.s3.authorization)
-    );
+    let (reference, default) = (reference.s3.unwrap(), default.s3.unwrap());
+    assert_eq!((reference.ca, reference.authorization), (default.ca, default.authorization));
 }
 
 /// The tree that the documentation shows.
@@ -1164,7 +1165,7 @@ fn a_class_that_is_named_must_be_one_that_can_be_fed() {
     let mut uses = shaping::ClassUses::default();
     for key in ["a", "b", "c"] {
         let mut section = root.section(key);
-        assert!(uses.take(&mut section).is_some());
+        assert!(uses.take(&mut section, "class").is_some());
         section.finish(&[]);
     }
     uses.judge(&reader, &shaping);
@@ -1177,4 +1178,143 @@ fn a_class_that_is_named_must_be_one_that_can_be_fed() {
             "c.class: there is no class `nobody`; write one of regular, s3-bulk",
         ]
     );
+}
+
+const TUNNELS: &str = "forward_proxy: {addr: '192.168.80.2:3128', clients: [192.168.80.0/24, fd00::/8],\n\
+    \x20 users: [{name: ann, password: 'a: b'}], endpoints: ['minio.lan:9000', '*.r2.cloudflarestorage.com:443'],\n\
+    \x20 unshaped: none, buckets: [photos], resolve: {MinIO.lan: '10.0.0.9:9000'}, class: s3-bulk,\n\
+    \x20 download_class: regular, connections: 5, per_client: 2, header_bytes: 1KiB, header_timeout: 1s,\n\
+    \x20 hello_bytes: 4KiB, hello_timeout: 2s, connect_timeout: 3s, idle_timeout: 1h}\n";
+
+#[test]
+fn every_key_of_the_forward_proxy_reaches_it_and_no_bucket_is_needed() {
+    let config = world().yaml(&format!("{TUNNELS}{TREE}")).load();
+    assert!(config.listen.is_empty() && config.s3.is_none());
+    let tunnels = config.forward_proxy.expect("a forward proxy");
+    assert_eq!(tunnels.addr, "192.168.80.2:3128".parse().unwrap());
+    assert_eq!(tunnels.clients.len(), 2);
+    assert_eq!(&*tunnels.users[0].name, "ann");
+    let endpoints: Vec<_> = tunnels.rules.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["minio.lan:9000", "*.r2.cloudflarestorage.com:443"]);
+    assert!(!tunnels.rules.credentials);
+    assert_eq!(tunnels.rules.buckets, Some(vec!["photos".to_owned()]));
+    assert_eq!(tunnels.resolve["minio.lan"], "10.0.0.9:9000".parse().unwrap());
+    let classes = (tunnels.class.as_deref(), tunnels.download_class.as_deref());
+    assert_eq!(classes, (Some("s3-bulk"), Some("regular")));
+    let limits = tunnels.limits;
+    assert_eq!((limits.connections, limits.per_client), (5, 2));
+    assert_eq!((limits.header_bytes, limits.hello_bytes), (1024, 4096));
+    let times = [limits.header_timeout, limits.hello_timeout, limits.connect_timeout];
+    assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3]);
+    assert_eq!(limits.idle_timeout.as_secs(), 3600);
+    let least = world().var("DRIPLINE__FORWARD_PROXY__ADDR", "127.0.0.1:3128").load();
+    assert!(least.listen.is_empty() && least.warnings.is_empty(), "{:?}", least.warnings);
+    let tunnels = least.forward_proxy.expect("a forward proxy");
+    assert_eq!((tunnels.rules.credentials, tunnels.class), (true, None));
+    assert_eq!(tunnels.limits, forward_proxy::Limits::default());
+}
+
+#[test]
+fn devices_are_listened_for_beside_a_forward_proxy_where_there_is_a_bucket() {
+    let proxy = "forward_proxy: {addr: '127.0.0.1:3128'}\n";
+    assert_eq!(classic().yaml(proxy).load().listen.len(), 2);
+    let none = classic().yaml(&format!("{proxy}listen: []\n")).load();
+    assert!(none.listen.is_empty() && none.s3.is_some());
+    // AWS_REGION is in many an environment, whatever for.
+    assert!(world().var("AWS_REGION", "us-east-1").yaml(proxy).load().listen.is_empty());
+    let missing = ["s3.bucket: missing; write the bucket's name here or in S3_BUCKET"];
+    let listens = format!("{proxy}listen: [{{addr: '0.0.0.0:80'}}]\ns3: {{region: us-east-1}}\n");
+    assert_eq!(world().yaml(&listens).errors(), missing);
+    assert_eq!(world().yaml("forward_proxy: off\ns3: {region: us-east-1}\n").errors(), missing);
+}
+
+#[test]
+fn every_error_of_the_forward_proxy_has_its_path() {
+    for (keys, expected) in [
+        (
+            "addr: '0.0.0.0:3128'",
+            "clients: missing; write the networks whose clients may use the proxy, such as [192.168.80.0/24]",
+        ),
+        (
+            "clients: [10.0.0.0/8]",
+            "addr: missing; write an IP address and a port, such as 127.0.0.1:3128",
+        ),
+        (
+            "addr: '127.0.0.1:8443'",
+            "addr: 127.0.0.1:8443 is taken by listen[0].addr (0.0.0.0:8443, the default); choose another port",
+        ),
+        ("addr: '127.0.0.1:1', clients: []", "clients: is empty; nobody could use the proxy"),
+        (
+            "addr: '127.0.0.1:1', users: []",
+            "users: must have 1 to 1000 entries; remove the key to ask nobody",
+        ),
+        (
+            "addr: '127.0.0.1:1', users: [{name: 'a:b', password: 'x'}]",
+            "users[0].name: must be a name without a colon (RFC 7617 §2)",
+        ),
+        (
+            "addr: '127.0.0.1:1', users: [{name: a, password: 12345}]",
+            "users[0].password: must be text in quotes, not a number",
+        ),
+        (
+            "addr: '127.0.0.1:1', users: [{name: a, password: ''}]",
+            "users[0].password: must not be empty",
+        ),
+        ("addr: '127.0.0.1:1', users: [{name: a}]", "users[0].password: missing"),
+        (
+            "addr: '127.0.0.1:1', endpoints: ['*.amazonaws.com:443']",
+            "endpoints[0]: `*.amazonaws.com:443` would let clients reach hosts that are not S3; write a longer suffix, or the endpoints' names",
+        ),
+        (
+            "addr: '127.0.0.1:1', endpoints: ['10.0.0.1:9000']",
+            "endpoints[0]: `10.0.0.1:9000` is an IP address, which TLS cannot name (RFC 6066 §3); write a name here and its address in resolve",
+        ),
+        (
+            "addr: '127.0.0.1:1', unshaped: all",
+            "unshaped: `all` is not known; write aws-auth or none",
+        ),
+        (
+            "addr: '127.0.0.1:1', buckets: [a_b]",
+            "buckets[0]: cannot be part of a host name, by which alone a bucket is seen here",
+        ),
+        (
+            "addr: '127.0.0.1:1', resolve: {a.b: '0.0.0.0:1'}",
+            "resolve.a.b: is nothing to connect to",
+        ),
+        (
+            "addr: '127.0.0.1:1', resolve: {'a b': '1.1.1.1:1'}",
+            "resolve.a b: does not stand at a host name",
+        ),
+        (
+            "addr: '127.0.0.1:1', ip_ranges: /nowhere/ip-ranges.json",
+            "ip_ranges: cannot read /nowhere/ip-ranges.json: No such file or directory (os error 2)",
+        ),
+        (
+            "addr: '127.0.0.1:1', class: a",
+            "class: `a`: there are no classes; describe it in shaping.classes",
+        ),
+        (
+            "addr: '127.0.0.1:1', hello_bytes: 1MiB",
+            "hello_bytes: `1MiB` is out of range; write 512B to 64KiB",
+        ),
+        (
+            "addr: '127.0.0.1:1', clinets: [10.0.0.0/8]",
+            "clinets: unknown key; did you mean forward_proxy.clients?",
+        ),
+    ] {
+        let expected = format!("forward_proxy.{expected}");
+        assert_eq!(errors(&format!("forward_proxy: {{{keys}}}")), [expected], "{keys}");
+    }
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let world = world().yaml(
+        "forward_proxy: {addr: '127.0.0.1:1', users: [{name: 'a:b', password: 's3cret-1'}, \
+         {name: x, password: [s3cret-2]}, {name: y, passwort: s3cret-3}]}",
+    );
+    let errors = world.errors().join("\n");
+    assert!(errors.lines().count() >= 4 && !errors.contains("s3cret"), "{errors}");
+    let config = classic().yaml(&format!("{TUNNELS}{TREE}")).load();
+    assert!(!format!("{config:?}").contains("a: b"));
 }

@@ -10,6 +10,7 @@ use log::warn;
 
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
+use crate::forward_proxy::ForwardProxy;
 use crate::limits::door::Door;
 use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
@@ -22,6 +23,7 @@ pub struct Reloader {
     settings: Shared,
     door: Arc<Door>,
     shaper: Option<Arc<Shaper>>,
+    tunnels: Option<Arc<ForwardProxy>>,
     /// The listeners with TLS.
     tls: Vec<(SocketAddr, Arc<Reloading>)>,
 }
@@ -33,9 +35,10 @@ impl Reloader {
         settings: Shared,
         door: Arc<Door>,
         shaper: Option<Arc<Shaper>>,
+        tunnels: Option<Arc<ForwardProxy>>,
         tls: Vec<(SocketAddr, Arc<Reloading>)>,
     ) -> Self {
-        Self { running, profiles, settings, door, shaper, tls }
+        Self { running, profiles, settings, door, shaper, tunnels, tls }
     }
 
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
@@ -49,6 +52,9 @@ impl Reloader {
             (None, None) => Ok(()),
             _ => Err(TreeError::Structure),
         };
+        if let (Some(tunnels), Some(settings)) = (&self.tunnels, &config.forward_proxy) {
+            tunnels.set(settings.clone());
+        }
         for (addr, reloading) in &self.tls {
             let same = |listener: &&Listener| listener.addr == *addr;
             let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
@@ -76,9 +82,11 @@ fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
         let one = |l: &Listener| (l.addr, l.tls.is_some(), l.proxy_protocol.clone());
         config.listen.iter().map(one).collect()
     };
+    let tunnels = |config: &Config| config.forward_proxy.as_ref().map(|proxy| proxy.addr);
     let differs = [
         ("listen", listen(running) != listen(new)),
         ("s3", running.s3 != new.s3),
+        ("forward_proxy.addr", tunnels(running) != tunnels(new)),
         ("spool", running.spool != new.spool),
         ("upstream", running.upstream != new.upstream),
         ("admin", running.admin != new.admin),

@@ -1,0 +1,213 @@
+//! `forward_proxy`: its keys, their ranges and defaults.
+//!
+//! Invariant: without `clients` it listens on loopback alone, and no message quotes a password.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::field::{Field, shown};
+use super::listen::Claims;
+use super::profiles::networks;
+use super::read::Section;
+use super::sections::{MAX_CONNECTIONS, MAX_HEADER_BYTES, TIMEOUTS};
+use super::shaping::ClassUses;
+use crate::forward_proxy::allow::{Endpoint, Rules, Target};
+use crate::forward_proxy::connect::User;
+use crate::forward_proxy::ranges::Prefixes;
+use crate::forward_proxy::{Limits, Settings};
+use crate::s3::endpoint::BucketName;
+use crate::units::ByteSize;
+
+/// The shortest head: a CONNECT with a long host name and credentials.
+const MIN_HEADER_BYTES: u64 = 512;
+/// The bounds of a ClientHello; 64 KiB is four times what any client sends.
+const HELLO_BYTES: (u64, u64) = (512, 64 << 10);
+/// The most users; all are compared for every tunnel.
+const MAX_USERS: usize = 1000;
+
+/// Reads `forward_proxy`; None if it is switched off or wrong.
+pub(super) fn forward_proxy(
+    root: &mut Section<'_>,
+    claims: &mut Claims,
+    uses: &mut ClassUses,
+) -> Option<Settings> {
+    let field = root.take("forward_proxy").filter(|field| !field.is_off())?;
+    let mut section = field.section();
+    let addr = address(&mut section, claims);
+    let clients = section.take("clients");
+    if let Some(addr) = addr
+        && clients.is_none()
+        && !addr.ip().to_canonical().is_loopback()
+    {
+        let message = "missing; write the networks whose clients may use the proxy, such as [192.168.80.0/24]";
+        section.missing("clients", message);
+    }
+    let clients = clients.map(client_networks).unwrap_or_default();
+    let users = section.take("users").map(users).unwrap_or_default();
+    let rules = rules(&mut section);
+    let resolve = section.take("resolve").map(resolve).unwrap_or_default();
+    let ip_ranges = section.take("ip_ranges").and_then(ip_ranges);
+    let class = uses.take(&mut section, "class");
+    let download_class = uses.take(&mut section, "download_class");
+    if download_class.is_some() && class.is_none() {
+        section.missing("class", "missing; download_class is for what `class` is not to count");
+    }
+    let limits = limits(&mut section);
+    section.finish(&[]);
+    let addr = addr?;
+    Some(Settings {
+        addr,
+        clients,
+        users,
+        rules,
+        resolve,
+        ip_ranges,
+        class,
+        download_class,
+        limits,
+    })
+}
+
+fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    match section.take("addr") {
+        Some(field) => {
+            field.address().inspect(|addr| claims.claim(field.reader(), &field.at, *addr, ""))
+        }
+        None => {
+            section
+                .missing("addr", "missing; write an IP address and a port, such as 127.0.0.1:3128");
+            None
+        }
+    }
+}
+
+fn client_networks(field: Field<'_>) -> Vec<ipnet::IpNet> {
+    let (reader, at) = (field.reader(), field.at.clone());
+    let errors = reader.error_count();
+    let networks = networks(field);
+    if networks.is_empty() && reader.error_count() == errors {
+        reader.fail(&at, "is empty; nobody could use the proxy");
+    }
+    networks
+}
+
+/// Reads `users`. An empty list is refused: it would let everybody in where somebody meant nobody.
+fn users(field: Field<'_>) -> Vec<User> {
+    let (reader, at) = (field.reader(), field.at.clone());
+    let Some(items) = field.items() else { return Vec::new() };
+    if items.is_empty() || items.len() > MAX_USERS {
+        reader
+            .fail(&at, format!("must have 1 to {MAX_USERS} entries; remove the key to ask nobody"));
+    }
+    let mut users: Vec<User> = Vec::new();
+    for item in items {
+        let mut section = item.section();
+        let (name, password) = (section.take("name"), section.take_any("password"));
+        for (key, field) in [("name", &name), ("password", &password)] {
+            if field.is_none() {
+                section.missing(key, "missing");
+            }
+        }
+        let text = name.as_ref().and_then(Field::text);
+        let secret = password.as_ref().and_then(Field::secret);
+        if let (Some(field), Some(name)) = (&name, &text) {
+            if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+                field.fail("must be a name without a colon (RFC 7617 §2)");
+            } else if users.iter().any(|user| *user.name == **name) {
+                field.fail(format!("`{}` is there twice", shown(name)));
+            }
+        }
+        if let (Some(field), Some(secret)) = (&password, &secret)
+            && secret.is_empty()
+        {
+            field.fail("must not be empty");
+        }
+        section.finish(&[]);
+        if let (Some(name), Some(secret)) = (text, secret) {
+            users.push(User::new(&name, &secret));
+        }
+    }
+    users
+}
+
+fn rules(section: &mut Section<'_>) -> Rules {
+    let endpoints = section.take("endpoints").and_then(Field::items).unwrap_or_default();
+    let endpoint = |field: &Field<'_>| {
+        let text = field.text()?;
+        let parsed = text.parse::<Endpoint>();
+        parsed.map_err(|e| field.fail(format!("`{}` {e}", shown(&text)))).ok()
+    };
+    let endpoints = endpoints.iter().filter_map(endpoint).collect();
+    let buckets = section.take("buckets").and_then(Field::items).map(|items| {
+        let name = |field: &Field<'_>| {
+            let bucket = field.parse_text::<BucketName>()?;
+            if !bucket.is_dns_compatible() {
+                field.fail("cannot be part of a host name, by which alone a bucket is seen here");
+            }
+            Some(bucket.as_str().to_owned())
+        };
+        items.iter().filter_map(name).collect()
+    });
+    let credentials = section.take("unshaped").is_none_or(|field| {
+        let text = field.scalar();
+        match text.as_deref() {
+            Some("aws-auth") => true,
+            Some("none") => false,
+            Some(other) => {
+                field.fail(format!("`{}` is not known; write aws-auth or none", shown(other)));
+                false
+            }
+            None => false,
+        }
+    });
+    Rules { endpoints, buckets, credentials }
+}
+
+/// Reads `resolve`: a map of names to addresses with ports.
+fn resolve(field: Field<'_>) -> BTreeMap<String, SocketAddr> {
+    let mut resolve = BTreeMap::new();
+    for (name, field) in field.entries().unwrap_or_default() {
+        // With any port it would be a target, and so it is judged as one.
+        let Ok(target) = format!("{name}:443").parse::<Target>() else {
+            field.fail("does not stand at a host name");
+            continue;
+        };
+        let Some(addr) = field.address() else { continue };
+        if addr.port() == 0 || addr.ip().is_unspecified() {
+            field.fail("is nothing to connect to");
+        }
+        resolve.insert(target.host, addr);
+    }
+    resolve
+}
+
+/// A file that can be used now.
+fn ip_ranges(field: Field<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(field.text()?);
+    Prefixes::load(&path).map_err(|e| field.fail(e.to_string())).ok()?;
+    Some(path)
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    let default = Limits::default();
+    let bytes = |bytes: usize| ByteSize::new(bytes as u64);
+    let sizes = |(least, most)| ByteSize::new(least)..=ByteSize::new(most);
+    let usize_of = |size: ByteSize| usize::try_from(size.bytes()).unwrap_or(MAX_HEADER_BYTES);
+    let times = || TIMEOUTS.0..=TIMEOUTS.1;
+    let heads = sizes((MIN_HEADER_BYTES, MAX_HEADER_BYTES as u64));
+    Limits {
+        connections: section.number("connections", default.connections, 1..=MAX_CONNECTIONS),
+        per_client: section.number("per_client", default.per_client, 0..=MAX_CONNECTIONS),
+        header_bytes: usize_of(section.size("header_bytes", bytes(default.header_bytes), heads)),
+        header_timeout: section.time("header_timeout", default.header_timeout, times()),
+        hello_bytes: usize_of(section.size(
+            "hello_bytes",
+            bytes(default.hello_bytes),
+            sizes(HELLO_BYTES),
+        )),
+        hello_timeout: section.time("hello_timeout", default.hello_timeout, times()),
+        connect_timeout: section.time("connect_timeout", default.connect_timeout, times()),
+        idle_timeout: section.time("idle_timeout", default.idle_timeout, times()),
+    }
+}

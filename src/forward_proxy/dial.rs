@@ -1,0 +1,192 @@
+//! The way to a host: its name is looked up once, every address judged, and one of those that pass is
+//! connected to. Between the judgement and the connection nothing is looked up again.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::allow::address::special;
+use super::allow::{Kind, Target};
+use super::ranges::Ranges;
+use super::refusal::Refusal;
+use super::{Agreed, Settings};
+use crate::shape::SocketMarks;
+
+/// Bytes that the kernel keeps for S3 beyond what the network has taken: what is queued there can be
+/// overtaken by nobody, so the queue stays in the class tree.
+const NOTSENT_LOWAT: u32 = 16 << 10;
+
+/// The most addresses that are tried: S3 answers with eight.
+const MOST: usize = 8;
+
+/// Connects to what was agreed on. Whoever calls limits the time.
+pub(super) async fn dial(
+    settings: &Settings,
+    ranges: &Ranges,
+    lookups: &Arc<Semaphore>,
+    agreed: &Agreed,
+    marks: SocketMarks,
+) -> Result<TcpStream, Refusal> {
+    let deadline = Instant::now() + settings.limits.connect_timeout;
+    let addresses = match settings.resolve.get(&agreed.target.host) {
+        Some(address) => vec![*address],
+        None => {
+            let found = resolve(lookups, agreed).await;
+            let found = found.map_err(|e| Refusal::Unresolved(agreed.target.clone(), e))?;
+            pass(&found, agreed, ranges)?
+        }
+    };
+    let mut last = None;
+    for (at, address) in addresses.iter().enumerate() {
+        // What is left, in equal parts: one address that does not answer must not take it all.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let tries = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        let opened = open(*address, marks, settings.limits.idle_timeout);
+        match connect(opened, *address, left / tries).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Some((*address, e)),
+        }
+    }
+    let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    Err(match last {
+        Some((_, e)) if e.kind() == io::ErrorKind::TimedOut => {
+            Refusal::Slow(settings.limits.connect_timeout)
+        }
+        Some((address, e)) => Refusal::Connect(address, e),
+        None => Refusal::Unresolved(agreed.target.clone(), none()),
+    })
+}
+
+/// All addresses of the name, in the resolver's order of preference.
+async fn resolve(lookups: &Arc<Semaphore>, agreed: &Agreed) -> io::Result<Vec<SocketAddr>> {
+    // It is never closed.
+    let leave = Arc::clone(lookups).acquire_owned().await.map_err(io::Error::other)?;
+    let Target { host, port } = agreed.target.clone();
+    let look_up = move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        // Not before the thread is free again, whoever has stopped waiting for it.
+        drop(leave);
+        found
+    };
+    tokio::task::spawn_blocking(look_up).await.map_err(io::Error::other)?
+}
+
+/// Those addresses that may be used; an error if there is none.
+fn pass(
+    found: &[SocketAddr],
+    agreed: &Agreed,
+    ranges: &Ranges,
+) -> Result<Vec<SocketAddr>, Refusal> {
+    let prefixes = ranges.current().filter(|_| agreed.kind == Kind::S3);
+    let mut refusal = None;
+    let mut passed = Vec::new();
+    for address in found {
+        let ip = address.ip();
+        let what = special(ip).filter(|what| agreed.kind != Kind::Named || !what.is_local());
+        if let Some(what) = what {
+            refusal.get_or_insert(Refusal::Address(agreed.target.clone(), ip, what));
+        } else if prefixes.as_ref().is_some_and(|prefixes| !prefixes.has(ip)) {
+            refusal.get_or_insert(Refusal::NotS3(agreed.target.clone(), ip));
+        } else if passed.len() < MOST {
+            passed.push(*address);
+        }
+    }
+    match refusal {
+        Some(refusal) if passed.is_empty() => Err(refusal),
+        _ => Ok(passed),
+    }
+}
+
+async fn connect(
+    opened: io::Result<TcpSocket>,
+    address: SocketAddr,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let connected = timeout(limit, opened?.connect(address)).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A socket with its options, of which the handshake's packets bear the mark too.
+fn open(address: SocketAddr, marks: SocketMarks, patience: Duration) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_nodelay(true)?;
+    options.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    // An S3 that takes nothing any more is given up by the kernel.
+    options.set_tcp_user_timeout(Some(patience))?;
+    if let Some(tos) = marks.tos {
+        match address {
+            SocketAddr::V4(_) => options.set_tos_v4(u32::from(tos))?,
+            SocketAddr::V6(_) => options.set_tclass_v6(u32::from(tos))?,
+        }
+    }
+    if let Some(rate) = marks.pacing {
+        pace(&socket, rate)?;
+    }
+    Ok(socket)
+}
+
+/// SO_MAX_PACING_RATE (socket(7)), in bytes per second.
+fn pace(socket: &TcpSocket, rate: u64) -> io::Result<()> {
+    let rate = libc::c_ulong::try_from(rate).unwrap_or(libc::c_ulong::MAX);
+    let size = libc::socklen_t::try_from(size_of_val(&rate)).unwrap_or_default();
+    // SAFETY: the descriptor is open, and the kernel reads `size` bytes of `rate`, which outlives the call.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const rate).cast(),
+            size,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward_proxy::allow::Rules;
+
+    fn judged(host: &str, rules: &Rules, addresses: &str) -> Result<Vec<String>, &'static str> {
+        let target: Target = host.parse().unwrap();
+        let kind = rules.judge(&target).unwrap();
+        let agreed = Agreed { target, kind, user: None, early: Vec::new() };
+        let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 443);
+        let found: Vec<SocketAddr> = addresses.split_whitespace().map(address).collect();
+        pass(&found, &agreed, &Ranges::default())
+            .map(|passed| passed.iter().map(|address| address.ip().to_string()).collect())
+            .map_err(|refusal| refusal.label())
+    }
+
+    #[test]
+    fn every_address_is_judged_and_those_that_pass_are_used() {
+        let endpoints = ["minio.lan:443", "*.store.example:443"].map(|text| text.parse().unwrap());
+        let rules = Rules { endpoints: endpoints.to_vec(), ..Rules::default() };
+        let s3 = "b.s3.us-east-1.amazonaws.com:443";
+        for (host, addresses, verdict) in [
+            (s3, "52.216.0.1 2600:1ff9::1", Ok(vec!["52.216.0.1", "2600:1ff9::1"])),
+            (s3, "127.0.0.1 52.216.0.1 64:ff9b::34d8:1", Ok(vec!["52.216.0.1"])),
+            (s3, "127.0.0.1", Err("address")),
+            (s3, "169.254.169.254 10.0.0.1 ::ffff:52.216.0.1", Err("address")),
+            (s3, "", Ok(vec![])),
+            ("sts.us-east-1.amazonaws.com:443", "10.0.0.1", Err("address")),
+            ("minio.lan:443", "192.168.1.10 127.0.0.1", Ok(vec!["192.168.1.10", "127.0.0.1"])),
+            ("minio.lan:443", "169.254.169.254", Err("address")),
+            ("a.store.example:443", "192.168.1.10", Err("address")),
+        ] {
+            let verdict = verdict.map(|ips| ips.into_iter().map(str::to_owned).collect());
+            assert_eq!(judged(host, &rules, addresses), verdict, "{host} {addresses}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The forward proxy: HTTP CONNECT, for S3 alone. Whoever sets HTTPS_PROXY to it keeps their tools and
+//! their TLS; what dripline sees is a name and bytes, and what it shapes is bytes.
+//!
+//! One connection's life: [`door`](crate::limits::door) counts it and [`Settings::clients`] lets it in;
+//! `head` reads the request, which [`connect`] judges; [`allow`] says whether the host may be reached, and
+//! `dial` resolves its name once, has every address judged ([`allow::address`], [`ranges`]) and connects to
+//! one of those. After the 200 the client's ClientHello is held back until [`hello`] has read its server
+//! name, which must be the host's. Then `relay` moves bytes both ways until both are done.
+//!
+//! Invariants: no byte reaches a host whose name, port, address and SNI have not all passed; nothing is
+//! held for an idle tunnel but its two sockets and a few words.
+//!
+//! This room must not know what the tunnel carries, nor the configuration file.
+
+mod access;
+pub mod allow;
+pub mod connect;
+mod dial;
+mod head;
+pub mod hello;
+pub mod ranges;
+mod refusal;
+mod relay;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::lifecycle::{Active, Lifecycle};
+use crate::limits;
+use crate::limits::door::{Door, Entry};
+use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
+use crate::shape::{Flow, Owner, Shaper, SocketMarks};
+use access::Tunnel;
+use allow::{Kind, Rules, Target};
+use connect::User;
+use ranges::Ranges;
+use refusal::Refusal;
+
+/// How many names are looked up at a time: each look-up holds a thread of those that also read files.
+const LOOKUPS: usize = 32;
+
+/// Everything that is configured of a forward proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whose connections are served; empty for everybody's, which is for loopback alone.
+    pub clients: Vec<IpNet>,
+    /// Who may use it, by name and password; empty if nobody is asked.
+    pub users: Vec<User>,
+    /// Which hosts may be reached.
+    pub rules: Rules,
+    /// Where names lead, whatever a resolver says. These addresses are not judged.
+    pub resolve: BTreeMap<String, SocketAddr>,
+    /// Amazon's ip-ranges.json, if S3's names may lead only to its addresses.
+    pub ip_ranges: Option<PathBuf>,
+    /// The class of what goes either way, or of what clients send if the other has one of its own.
+    pub class: Option<Arc<str>>,
+    /// The class of what clients receive.
+    pub download_class: Option<Arc<str>>,
+    /// What tunnels may take.
+    pub limits: Limits,
+}
+
+/// What tunnels may take. Times are 1 ms to 24 h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, 1 to 1,048,576; a tunnel takes two file descriptors.
+    pub connections: usize,
+    /// Connections at a time of one client, an IPv4 address or an IPv6 /64; 0 for no such limit.
+    pub per_client: usize,
+    /// Bytes of the request's head, 256 B to 256 KiB.
+    pub header_bytes: usize,
+    /// For the whole head, from the connection's first moment.
+    pub header_timeout: Duration,
+    /// Bytes of the ClientHello, 512 B to 64 KiB.
+    pub hello_bytes: usize,
+    /// For the whole ClientHello, from the 200.
+    pub hello_timeout: Duration,
+    /// For looking the name up and connecting, all addresses together.
+    pub connect_timeout: Duration,
+    /// How long a tunnel may be without a byte either way.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // A tool that syncs holds ten.
+            connections: 10_000,
+            per_client: 0,
+            header_bytes: 8 << 10,
+            header_timeout: Duration::from_secs(10),
+            // One with post-quantum key shares has some 2 KB.
+            hello_bytes: 16 << 10,
+            hello_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            // S3 itself closes an idle connection after seconds; tools compute checksums of large files
+            // between two requests.
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A forward proxy at work.
+pub struct ForwardProxy {
+    settings: ArcSwap<Settings>,
+    ranges: Arc<Ranges>,
+    door: Arc<Door>,
+    lookups: Arc<Semaphore>,
+    shaper: Option<Arc<Shaper>>,
+    metrics: TunnelMetrics,
+}
+
+/// What was agreed on with a client: where to, and who it is.
+struct Agreed {
+    target: Target,
+    kind: Kind,
+    user: Option<Arc<str>>,
+    /// What came behind the head.
+    early: Vec<u8>,
+}
+
+/// A tunnel that may begin.
+struct Ready {
+    upstream: TcpStream,
+    agreed: Agreed,
+    /// The client's first bytes, for the server.
+    hello: Vec<u8>,
+    /// Keeps a drain waiting.
+    _active: Active,
+}
+
+impl ForwardProxy {
+    /// A forward proxy with these settings.
+    #[must_use]
+    pub fn new(settings: Settings, shaper: Option<Arc<Shaper>>, metrics: &Metrics) -> Arc<Self> {
+        let malformed = metrics.limits.malformed.clone();
+        let metrics = metrics.tunnels.clone();
+        let limited = LimitMetrics { limited: metrics.refused.clone(), malformed };
+        let door = Door::new(bounds(settings.limits), limited);
+        let ranges = Arc::new(Ranges::default());
+        ranges.set(settings.ip_ranges.as_deref());
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            ranges,
+            door,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            shaper,
+            metrics,
+        })
+    }
+
+    /// Puts other settings in place, for connections to come. The address stays, and so does the class where
+    /// the tree has none of the new name: the tree may need an upgrade that this does not, and until then
+    /// nothing goes unshaped.
+    pub fn set(&self, mut settings: Settings) {
+        let known = |class: &Option<Arc<str>>| match (class, &self.shaper) {
+            (Some(class), Some(shaper)) => shaper.socket(class).is_some(),
+            (class, _) => class.is_none(),
+        };
+        if !known(&settings.class) || !known(&settings.download_class) {
+            let old = self.settings.load();
+            settings.class = old.class.clone();
+            settings.download_class = old.download_class.clone();
+        }
+        self.door.set(bounds(settings.limits));
+        self.ranges.set(settings.ip_ranges.as_deref());
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Reads ip-ranges.json whenever it changes. Never ends.
+    pub async fn watch(self: Arc<Self>) {
+        Arc::clone(&self.ranges).watch().await;
+    }
+
+    /// Serves one connection to its end, or to that of a drain.
+    pub async fn serve(&self, mut client: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
+        let connection = lifecycle.connection();
+        let served = async {
+            let mut entry = self.door.enter();
+            let busy = || {
+                // In this order: a drain must not miss it.
+                let active = lifecycle.enter();
+                connection.busy();
+                active
+            };
+            // Boxed, so that an idle tunnel does not keep the room that its beginning needs.
+            let Ready { upstream, agreed, hello, _active } =
+                match Box::pin(self.begin(&mut client, peer, &mut entry, busy)).await {
+                    Ok(ready) => ready,
+                    Err(refusal) => {
+                        return Box::pin(self.refuse(&mut client, peer, &refusal)).await;
+                    }
+                };
+            let idle = self.settings.load().limits.idle_timeout;
+            let flows = self.flows(&agreed, peer);
+            let mut tunnel = Tunnel::begin(peer, agreed, self.metrics.clone());
+            let end = relay::relay(&client, &upstream, hello, flows, tunnel.tally(), idle).await;
+            tunnel.end(end);
+        };
+        tokio::select! {
+            biased;
+            () = served => {}
+            () = connection.dismissed() => {}
+        }
+    }
+
+    /// Leads a connection to where its tunnel begins; `busy` says that it is there for something.
+    async fn begin(
+        &self,
+        client: &mut TcpStream,
+        peer: SocketAddr,
+        entry: &mut Option<Entry>,
+        busy: impl FnOnce() -> Active,
+    ) -> Result<Ready, Refusal> {
+        let entry = entry.as_mut().ok_or(Refusal::Full)?;
+        let settings = &*self.settings.load_full();
+        if !settings.admits(peer.ip()) {
+            return Err(Refusal::Network);
+        }
+        if !entry.belongs_to(peer.ip()) {
+            return Err(Refusal::PerClient);
+        }
+        let mut agreed = head::agree(client, settings).await?;
+        let active = busy();
+        let limit = settings.limits.connect_timeout;
+        let marks = self.marks(settings, &agreed);
+        let dial = dial::dial(settings, &self.ranges, &self.lookups, &agreed, marks);
+        let upstream = timeout(limit, dial).await.map_err(|_| Refusal::Slow(limit))??;
+        head::accept(client).await?;
+        let early = std::mem::take(&mut agreed.early);
+        let hello = head::hello(client, &agreed, early, settings.limits).await?;
+        Ok(Ready { upstream, agreed, hello, _active: active })
+    }
+
+    /// The flows of what goes up and of what comes down; None for what is not shaped.
+    fn flows(&self, agreed: &Agreed, peer: SocketAddr) -> [Option<Flow>; 2] {
+        let settings = self.settings.load();
+        let owner = Owner { client: peer.ip().to_canonical(), user: agreed.user.clone() };
+        let down = settings.download_class.as_ref().or(settings.class.as_ref());
+        [settings.class.as_ref(), down].map(|class| {
+            let class = class.filter(|_| agreed.kind != Kind::Credentials)?;
+            self.shaper.as_ref()?.flow(class, &owner)
+        })
+    }
+
+    /// How the class would have the socket to S3 marked.
+    fn marks(&self, settings: &Settings, agreed: &Agreed) -> SocketMarks {
+        let class = settings.class.as_ref().filter(|_| agreed.kind != Kind::Credentials);
+        let marks = class.and_then(|class| self.shaper.as_ref()?.socket(class));
+        marks.unwrap_or_default()
+    }
+
+    async fn refuse(&self, client: &mut TcpStream, peer: SocketAddr, refusal: &Refusal) {
+        // The door has counted what is its own.
+        if !matches!(refusal, Refusal::Full | Refusal::PerClient) {
+            self.metrics.refused.with_label_values(&[refusal.label()]).inc();
+        }
+        log::info!(client:? = peer, reason = refusal.label(); "tunnel refused: {refusal}");
+        if let Some(status) = refusal.status()
+            && let Some(_telling) = self.door.tell()
+        {
+            head::tell(client, status, refusal).await;
+        }
+    }
+}
+
+impl Settings {
+    fn admits(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.clients.is_empty() || self.clients.iter().any(|network| network.contains(&client))
+    }
+}
+
+/// The bounds that a [`Door`] keeps.
+fn bounds(limits: Limits) -> limits::Settings {
+    let Limits { connections, per_client, .. } = limits;
+    limits::Settings { connections, per_client, ..limits::Settings::default() }
+}
