@@ -10,6 +10,7 @@
 
 mod conditions;
 mod counters;
+mod listing;
 mod objects;
 pub mod presign;
 mod service;
