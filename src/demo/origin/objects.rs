@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use openssl::sha::sha256;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CommonPrefix,
     CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CreateMultipartUploadInput,
@@ -267,13 +268,15 @@ impl S3 for Shared {
         let after = input.continuation_token.as_deref().or(input.start_after.as_deref());
         let prefix = input.prefix.as_deref().unwrap_or_default();
         let page = self.0.keys.page(prefix, input.delimiter.as_deref(), after, input.max_keys);
-        let contents = self.0.describe(&page).await;
+        let url = input.encoding_type.is_some();
+        let contents = encoded(self.0.describe(&page).await, url);
         Ok(S3Response::new(ListObjectsV2Output {
+            encoding_type: input.encoding_type,
             key_count: i32::try_from(contents.len() + page.prefixes.len()).ok(),
             max_keys: input.max_keys.or(Some(1000)),
             is_truncated: Some(page.next.is_some()),
             contents: Some(contents),
-            common_prefixes: Some(common(page.prefixes)),
+            common_prefixes: Some(common(page.prefixes, url)),
             continuation_token: input.continuation_token,
             next_continuation_token: page.next,
             delimiter: input.delimiter,
@@ -293,12 +296,14 @@ impl S3 for Shared {
         let prefix = input.prefix.as_deref().unwrap_or_default();
         let (delimiter, after) = (input.delimiter.as_deref(), input.marker.as_deref());
         let page = self.0.keys.page(prefix, delimiter, after, input.max_keys);
-        let contents = self.0.describe(&page).await;
+        let url = input.encoding_type.is_some();
+        let contents = encoded(self.0.describe(&page).await, url);
         Ok(S3Response::new(ListObjectsOutput {
+            encoding_type: input.encoding_type,
             max_keys: input.max_keys.or(Some(1000)),
             is_truncated: Some(page.next.is_some()),
             contents: Some(contents),
-            common_prefixes: Some(common(page.prefixes)),
+            common_prefixes: Some(common(page.prefixes, url)),
             marker: input.marker,
             next_marker: page.next,
             delimiter: input.delimiter,
@@ -345,8 +350,23 @@ fn stored_encoding(sent: Option<String>) -> Option<String> {
     (!kept.is_empty()).then_some(kept)
 }
 
-fn common(prefixes: Vec<String>) -> Vec<CommonPrefix> {
-    prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect()
+fn common(prefixes: Vec<String>, url: bool) -> Vec<CommonPrefix> {
+    let prefix = |prefix| CommonPrefix { prefix: Some(spelled(prefix, url)) };
+    prefixes.into_iter().map(prefix).collect()
+}
+
+fn encoded(mut objects: Vec<Object>, url: bool) -> Vec<Object> {
+    for object in &mut objects {
+        object.key = object.key.take().map(|key| spelled(key, url));
+    }
+    objects
+}
+
+/// A key as a listing spells it: XML cannot hold every one, so clients ask for percent-encoding.
+fn spelled(key: String, url: bool) -> String {
+    const KEPT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    if url { utf8_percent_encode(&key, KEPT).to_string() } else { key }
 }
 
 /// A request to s3s-fs that came by no wire.
