@@ -12,7 +12,7 @@ pub mod running;
 pub mod upload;
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,7 @@ use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
 use crate::s3::quiet::is_quiet;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
+use crate::shape::{Flow, Owner, Shaper};
 use crate::spool::admission::{self, admit};
 use crate::spool::storage::{Hit, STORAGE};
 use crate::spool::{Ask, Spool, Verdict};
@@ -60,23 +61,32 @@ pub struct DripProxy {
     resolver: Arc<Resolver>,
     profiles: Arc<ArcSwap<Profiles>>,
     spool: Option<Arc<Spool>>,
+    shaper: Option<Arc<Shaper>>,
     uploads: Option<Uploads>,
     board: Board,
 }
 
 impl DripProxy {
     /// A proxy that serves one bucket, each kind of device at its pace; from a spool, if there is one;
-    /// and takes uploads, if it is told how.
+    /// under the classes of a tree, if there is one; and takes uploads, if it is told how.
     #[must_use]
     pub fn new(
         upstream: Upstream,
         resolver: Arc<Resolver>,
         profiles: Arc<ArcSwap<Profiles>>,
         spool: Option<Arc<Spool>>,
+        shaper: Option<Arc<Shaper>>,
         uploads: Option<Uploads>,
         board: Board,
     ) -> Self {
-        Self { upstream, resolver, profiles, spool, uploads, board }
+        Self { upstream, resolver, profiles, spool, shaper, uploads, board }
+    }
+
+    /// This client in that class.
+    fn flow(&self, session: &Session, class: &str) -> Option<Flow> {
+        let client = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
+        let client = client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        self.shaper.as_ref()?.flow(class, &Owner { client, user: None })
     }
 
     /// Has S3 authorise a request that may touch the spool. True if it was answered with that; else
@@ -143,7 +153,8 @@ impl DripProxy {
         let small = range.and_then(headers::range_length).is_some_and(|n| n <= SMALL_RANGE);
         // With If-Range the answer may be the whole object all the same.
         let small = small && !request.headers.contains_key(header::IF_RANGE);
-        request.method == http::Method::GET && !served.settings.wait.is_zero() && !small
+        let slow = !served.settings.wait.is_zero() || served.settings.class.is_some();
+        request.method == http::Method::GET && slow && !small
     }
 
     /// Announces the response to the client's stream, which paces it from then on, and notes it.
@@ -172,6 +183,11 @@ impl DripProxy {
             });
             let pace = Pace::new(settings, limit, *fill);
             stream.arm(pace, length, progress.clone(), ctx.feed());
+            if let Some(flow) =
+                settings.class.as_deref().and_then(|class| self.flow(session, class))
+            {
+                stream.held_back_by(flow);
+            }
         }
         (progress, length)
     }

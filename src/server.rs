@@ -218,9 +218,17 @@ impl Server {
             let profiles = Arc::clone(&profiles);
             let uploads = config.uploads.as_ref().map(|uploads| {
                 let putter = Putter::new(upstream.clone(), Arc::clone(&resolver), &conf);
-                Uploads::new(putter, shaper.clone().zip(uploads.class.clone()))
+                Uploads::new(putter, uploads.class.clone())
             });
-            let proxy = DripProxy::new(upstream, resolver, profiles, spool, uploads, board.clone());
+            let proxy = DripProxy::new(
+                upstream,
+                resolver,
+                profiles,
+                spool,
+                shaper.clone(),
+                uploads,
+                board.clone(),
+            );
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;

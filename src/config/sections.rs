@@ -65,8 +65,8 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let listen = listeners(&mut root, env, &mut claims);
     let needed = !listen.is_empty() || !root.holds(&["forward_proxy"]);
     let s3 = s3(root.section("s3"), needed);
-    let (drip, trusted_header) = drip(root.section("drip"));
-    let profiles = profiles(&mut root, &drip, trusted_header, &listen);
+    let (drip, trusted_header) = drip(root.section("drip"), &mut uses);
+    let profiles = profiles(&mut root, &drip, trusted_header, &listen, &mut uses);
     warn_of_chains(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
@@ -165,13 +165,14 @@ fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
     }
 }
 
-fn drip(mut section: Section<'_>) -> (drip::Settings, Option<TrustedHeader>) {
+fn drip(mut section: Section<'_>, uses: &mut ClassUses) -> (drip::Settings, Option<TrustedHeader>) {
     let chunk_size = chunk_size(&mut section).unwrap_or_default();
     let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
     let response_headers = response_headers(&mut section).unwrap_or_default();
+    let class = uses.take(&mut section, "class");
     let trusted = section.take("trusted_header").and_then(trusted_header);
     section.finish(&[]);
-    (drip::Settings { chunk_size, wait, response_headers }, trusted)
+    (drip::Settings { chunk_size, wait, response_headers, class }, trusted)
 }
 
 /// Takes `chunk_size` out, in `drip` or in a profile.

@@ -183,28 +183,40 @@ fn all_errors_come_together_each_with_its_path_and_source() {
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    for (yaml, at) in [
-        ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
-        ("admin: {token: secret}", "admin.token"),
-    ] {
-        assert_eq!(
-            errors(yaml),
-            [format!("{at}: not available in this version of dripline; remove it")]
-        );
-    }
     assert_eq!(
-        variable_errors("DRIPLINE__FORWARD_PROXY__ADDR", "127.0.0.1:3128"),
+        errors("admin: {token: secret}"),
+        ["admin.token: not available in this version of dripline; remove it"]
+    );
+    assert_eq!(
+        variable_errors("DRIPLINE__ADMIN__TOKEN", "secret"),
         [
-            "forward_proxy: not available in this version of dripline; remove it (from DRIPLINE__FORWARD_PROXY__ADDR)"
+            "admin.token: not available in this version of dripline; remove it (from DRIPLINE__ADMIN__TOKEN)"
         ]
     );
+}
+
+#[test]
+fn a_profile_has_the_class_of_all_unless_it_names_one() {
+    let config = classic()
+        .yaml(
+            "shaping: {classes: [{name: all, max_limit: 8Mbit}, {name: few, max_limit: 8Mbit}]}\n\
+             drip: {class: all}\nprofiles: [{name: a, match: {sni: a}}, {name: b, match: {sni: b}, class: few}, \
+             {name: c, match: {sni: c}, class: off}]",
+        )
+        .load();
+    let of = |at: usize| config.profiles.list[at].drip.class.as_deref();
+    assert_eq!([of(0), of(1), of(2)], [Some("all"), Some("few"), None]);
+    assert_eq!(config.profiles.default.drip.class.as_deref(), Some("all"));
 }
 
 #[test]
 fn uploads_are_off_unless_enabled() {
     let uploads = |yaml: &str| classic().yaml(yaml).load().uploads;
     assert_eq!(uploads(""), None);
-    assert_eq!(uploads("uploads: {class: a}"), None);
+    let tree = "shaping: {classes: [{name: a, max_limit: 8Mbit}]}\n";
+    assert_eq!(uploads(&format!("{tree}uploads: {{class: a}}")), None);
+    let under = Some(Uploads { class: Some("a".into()) });
+    assert_eq!(uploads(&format!("{tree}uploads: {{enabled: true, class: a}}")), under);
     assert_eq!(uploads("uploads: {enabled: true}"), Some(Uploads { class: None }));
     assert_eq!(
         errors("uploads: {enabled: yes, clas: a}"),

@@ -49,6 +49,7 @@ impl Default for Served {
             chunk_size: ChunkSize::default(),
             wait: Duration::ZERO,
             response_headers: Vec::new(),
+            class: None,
         };
         Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
     }

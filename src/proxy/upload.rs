@@ -10,7 +10,6 @@
 mod entry;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -27,39 +26,28 @@ use crate::framing::Defect;
 use crate::limits;
 use crate::s3::headers::{self, HeaderPattern};
 use crate::s3::put::{Put, Putter};
-use crate::shape::{Flow, Owner, Shaper, SocketMarks};
+use crate::shape::Flow;
 use entry::Entry;
 
 /// What S3 says of an object that it has stored, and nobody can ask for again with an upload's URL.
 static OF_AN_UPLOAD: LazyLock<HeaderPattern> =
     LazyLock::new(|| "x-amz-*".parse().expect("a pattern"));
 
-/// Uploads to one bucket, under a class.
+/// Uploads to one bucket, under a class of the proxy's tree.
 pub struct Uploads {
     putter: Putter,
-    class: Option<(Arc<Shaper>, Arc<str>)>,
+    class: Option<Arc<str>>,
 }
 
 impl Uploads {
-    /// Uploads by way of `putter`, held back for that class of that tree, if there is one.
+    /// Uploads by way of `putter`, held back for that class, if there is one.
     #[must_use]
-    pub fn new(putter: Putter, class: Option<(Arc<Shaper>, Arc<str>)>) -> Self {
+    pub fn new(putter: Putter, class: Option<Arc<str>>) -> Self {
         Self { putter, class }
     }
 
-    fn class_name(&self) -> &str {
-        self.class.as_ref().map_or("", |(_, name)| name)
-    }
-
-    fn marks(&self) -> SocketMarks {
-        let marks = self.class.as_ref().and_then(|(shaper, name)| shaper.socket(name));
-        marks.unwrap_or_default()
-    }
-
-    fn flow(&self, client: Option<IpAddr>) -> Option<Flow> {
-        let (shaper, name) = self.class.as_ref()?;
-        let client = client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        shaper.flow(name, &Owner { client, user: None })
+    fn class(&self) -> &str {
+        self.class.as_deref().unwrap_or_default()
     }
 }
 
@@ -85,7 +73,7 @@ impl DripProxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<()> {
-        let mut entry = Entry::begin(ctx, length(session), uploads.class_name(), &self.board);
+        let mut entry = Entry::begin(ctx, length(session), uploads.class(), &self.board);
         // Interim responses come before the body's end, and are no reason to close.
         session.as_downstream_mut().set_close_on_response_before_downstream_finish(false);
         let mut put = None;
@@ -118,7 +106,8 @@ impl DripProxy {
             Ok(head) => head,
             Err(e) => return End::Upstream(e.into_in()),
         };
-        let put = match uploads.putter.connect(uploads.marks()).await {
+        let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket(uploads.class()));
+        let put = match uploads.putter.connect(marks.unwrap_or_default()).await {
             Ok(put) => connected.insert(put),
             Err(e) => return End::Upstream(e),
         };
@@ -132,10 +121,9 @@ impl DripProxy {
         if let Err(e) = put.begin(Box::new(head)).await {
             return refused_or(put, e).await;
         }
-        let client = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
         let mut passing = Passing {
             put,
-            flow: uploads.flow(client),
+            flow: uploads.class.as_deref().and_then(|class| self.flow(session, class)),
             piece: Bytes::new(),
             complete: false,
             expects,

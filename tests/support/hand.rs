@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Where it listens, and what it has read so far.
+/// An S3, and what it has read so far.
 pub struct Hand {
+    /// Where it listens.
     pub addr: SocketAddr,
     read: Arc<Mutex<Vec<u8>>>,
     task: JoinHandle<()>,
