@@ -2,11 +2,14 @@
 //! before or behind must not be able to read them in another way (RFC 9112 §11.2).
 //!
 //! Pure. Stricter than the RFC wherever it lets a recipient repair a message: what is ambiguous is
-//! refused, and the connection with it. It must not know what a request asks for.
+//! refused, and the connection with it. Heads are judged here, bodies in pieces in [`chunks`]. It must
+//! not know what a request asks for.
+
+pub mod chunks;
 
 use std::fmt;
 
-/// What is wrong with a request's head.
+/// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
     /// A line that does not end in CRLF, or a CR within one (RFC 9112 §2.2).
@@ -28,6 +31,11 @@ pub enum Defect {
     TransferEncoding,
     /// Content-Length beside Transfer-Encoding (RFC 9112 §6.3, rule 3).
     TwoLengths,
+    /// A chunk whose size is no number, whose line is too long, or that does not end where its size
+    /// says (RFC 9112 §7.1).
+    Chunk,
+    /// Fields behind the last chunk (RFC 9112 §7.1.2): nobody here reads them.
+    Trailer,
 }
 
 impl Defect {
@@ -44,6 +52,8 @@ impl Defect {
             Self::ContentLength => "content_length",
             Self::TransferEncoding => "transfer_encoding",
             Self::TwoLengths => "two_lengths",
+            Self::Chunk => "chunk",
+            Self::Trailer => "trailer",
         }
     }
 }
@@ -60,8 +70,23 @@ impl fmt::Display for Defect {
             Self::ContentLength => "Content-Length must be one number",
             Self::TransferEncoding => "Transfer-Encoding must be chunked, in HTTP/1.1",
             Self::TwoLengths => "Content-Length and Transfer-Encoding exclude each other",
+            Self::Chunk => "a chunk of the body is malformed",
+            Self::Trailer => "trailers behind the body are not taken",
         })
     }
+}
+
+impl std::error::Error for Defect {}
+
+/// Where the body behind a head ends (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// There is none.
+    None,
+    /// After so many bytes, at least one.
+    Length(u64),
+    /// After the last of its [`chunks`].
+    Chunked,
 }
 
 /// Looks for the end of a head in bytes that come piece by piece.
@@ -102,17 +127,18 @@ impl Scan {
     }
 }
 
-/// Judges a head, from its request line to its empty line.
+/// Judges a head, from its request line to its empty line. Returns how a body would end.
 ///
 /// # Errors
 ///
 /// The first defect.
-pub fn judge(head: &[u8]) -> Result<(), Defect> {
+pub fn judge(head: &[u8]) -> Result<Body, Defect> {
     // CR and LF are pairs, and only the last line is empty: so `Scan` found it.
     let mut lines =
         head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let http10 = request_line(lines.next().unwrap_or_default())?;
     let (mut hosts, mut lengths, mut encodings) = (0, 0, 0);
+    let mut body = Body::None;
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = field(line)?;
         if name.eq_ignore_ascii_case(b"host") {
@@ -120,15 +146,19 @@ pub fn judge(head: &[u8]) -> Result<(), Defect> {
             check(hosts == 1 && is_host(value), Defect::Host)?;
         } else if name.eq_ignore_ascii_case(b"content-length") {
             lengths += 1;
-            check(lengths == 1 && is_length(value), Defect::ContentLength)?;
+            let length = (lengths == 1).then(|| length(value)).flatten();
+            let length = length.ok_or(Defect::ContentLength)?;
+            body = if length == 0 { Body::None } else { Body::Length(length) };
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             encodings += 1;
             let once = encodings == 1 && value == b"chunked";
             check(once && !http10, Defect::TransferEncoding)?;
+            body = Body::Chunked;
         }
     }
     check(hosts == 1 || http10, Defect::Host)?;
-    check(lengths == 0 || encodings == 0, Defect::TwoLengths)
+    check(lengths == 0 || encodings == 0, Defect::TwoLengths)?;
+    Ok(body)
 }
 
 fn check(right: bool, defect: Defect) -> Result<(), Defect> {
@@ -174,8 +204,9 @@ fn is_token(word: &[u8]) -> bool {
 }
 
 /// Digits alone, and no more than a u64 always holds.
-fn is_length(value: &[u8]) -> bool {
-    (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 /// No more than a look whether it could be read as two hosts, or as something around one: dripline
@@ -189,7 +220,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn verdict(head: &[u8]) -> Result<(), Defect> {
+    fn verdict(head: &[u8]) -> Result<Body, Defect> {
         match Scan::default().head(head)? {
             Some(end) => judge(&head[..end]),
             None => panic!("no end: {}", head.escape_ascii()),
@@ -198,17 +229,21 @@ mod tests {
 
     #[test]
     fn ordinary_heads_pass() {
-        for head in [
-            &b"GET /file/a HTTP/1.1\r\nHost: a\r\n\r\n"[..],
-            b"GET /file/a HTTP/1.1\r\nHost:a:8443\r\nX-Empty:\r\n\r\n",
-            b"GET /file/a HTTP/1.1\r\nhost: [::1]:8443 \t\r\nX: \xc3\xa9\t\"q, r\"\r\n\r\n",
-            b"GET /file/a HTTP/1.0\r\n\r\n",
-            b"GET /file/\xc3\xa9%20'()?X=1&Y HTTP/1.1\r\nHost:\r\n\r\n",
-            b"HEAD http://a/file/a HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0012\r\n\r\n",
-            b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        for (body, head) in [
+            (Body::None, &b"GET /file/a HTTP/1.1\r\nHost: a\r\n\r\n"[..]),
+            (Body::None, b"GET /file/a HTTP/1.1\r\nHost:a:8443\r\nX-Empty:\r\n\r\n"),
+            (
+                Body::None,
+                b"GET /file/a HTTP/1.1\r\nhost: [::1]:8443 \t\r\nX: \xc3\xa9\t\"q, r\"\r\n\r\n",
+            ),
+            (Body::None, b"GET /file/a HTTP/1.0\r\n\r\n"),
+            (Body::None, b"GET /file/\xc3\xa9%20'()?X=1&Y HTTP/1.1\r\nHost:\r\n\r\n"),
+            (Body::None, b"HEAD http://a/file/a HTTP/1.1\r\nHost: a\r\n\r\n"),
+            (Body::Length(12), b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0012\r\n\r\n"),
+            (Body::None, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 00\r\n\r\n"),
+            (Body::Chunked, b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ] {
-            assert_eq!(verdict(head), Ok(()), "{}", head.escape_ascii());
+            assert_eq!(verdict(head), Ok(body), "{}", head.escape_ascii());
         }
     }
 

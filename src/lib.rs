@@ -24,6 +24,9 @@
 //!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
 //!    holds each back until [`drip::schedule`] says that its time has come. On the direct path a
 //!    [`drip::valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
+//! 5. A PUT goes another way: [`proxy::upload`] passes the body on piece by piece, each with leave of
+//!    its class ([`shape`]), over a connection of its own ([`s3::put`]), and relays S3's answer whenever
+//!    it comes. [`limits::gate`] lets Pingora read that body and nothing behind it.
 //!
 //! Bytes that share a link wait for leave of the class tree ([`shape`]): who moves them registers a
 //! [`shape::Flow`] with a class, and [`shape::stream::Shaped`] asks it before each write.

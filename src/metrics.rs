@@ -32,6 +32,8 @@ pub struct Metrics {
     pub body_records: IntCounter,
     /// Requests that S3 could not answer, by reason: `connect`, `timeout`, `redirect`, `response`.
     pub upstream_failures: IntCounterVec,
+    /// The uploads'.
+    pub uploads: UploadMetrics,
     /// PROXY protocol headers, by what came of them: `client` (it names one), `own` (the connection is
     /// the balancer's own), `untrusted` (the connection is from elsewhere), `invalid`, `timeout`.
     pub proxy_headers: IntCounterVec,
@@ -84,6 +86,17 @@ pub struct ShapeMetrics {
     pub starved_seconds: CounterVec,
     /// Grants that kept a flow alive which its class's turn had not reached for 10 s.
     pub trickles: IntCounterVec,
+}
+
+/// The counters and gauges of uploads.
+#[derive(Debug, Clone)]
+pub struct UploadMetrics {
+    /// Uploads under way.
+    pub running: IntGauge,
+    /// Uploads ended, by how: `done` (S3 answered, whatever it said), `client`, `upstream`, `drain`.
+    pub ended: IntCounterVec,
+    /// Body bytes that were sent on to S3.
+    pub bytes: IntCounter,
 }
 
 /// What clients ran into.
@@ -298,6 +311,14 @@ impl Metrics {
                 "Requests that S3 could not answer.",
                 "reason",
             ),
+            uploads: UploadMetrics {
+                running: gauge("dripline_uploads", "Uploads under way."),
+                ended: family("dripline_uploads_ended_total", "Uploads ended, by how.", "end"),
+                bytes: counter(
+                    "dripline_upload_bytes_total",
+                    "Body bytes of uploads that were sent on to S3.",
+                ),
+            },
             proxy_headers: family(
                 "dripline_proxy_protocol_total",
                 "Connections on listeners with a PROXY protocol, by what came of its header.",

@@ -242,6 +242,7 @@ mod tests {
             chunk_size: ChunkSize::new(chunk).unwrap(),
             wait: Duration::from_millis(500),
             response_headers: Vec::new(),
+            class: None,
         };
         Profile { name: name.into(), matches, drip, fill: false, bounds: None }
     }

@@ -9,9 +9,10 @@
 mod answer;
 mod context;
 pub mod running;
+pub mod upload;
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
 use crate::s3::quiet::is_quiet;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
+use crate::shape::{Flow, Owner, Shaper};
 use crate::spool::admission::{self, admit};
 use crate::spool::storage::{Hit, STORAGE};
 use crate::spool::{Ask, Spool, Verdict};
@@ -45,6 +47,7 @@ use crate::tls::listener;
 use answer::Answer;
 use context::Served;
 pub use context::{Board, Context};
+use upload::Uploads;
 
 /// How often a request is tried at another of S3's addresses before it fails.
 const CONNECT_TRIES: u32 = 3;
@@ -58,20 +61,32 @@ pub struct DripProxy {
     resolver: Arc<Resolver>,
     profiles: Arc<ArcSwap<Profiles>>,
     spool: Option<Arc<Spool>>,
+    shaper: Option<Arc<Shaper>>,
+    uploads: Option<Uploads>,
     board: Board,
 }
 
 impl DripProxy {
-    /// A proxy that serves one bucket, each kind of device at its pace; from a spool, if there is one.
+    /// A proxy that serves one bucket, each kind of device at its pace; from a spool, if there is one;
+    /// under the classes of a tree, if there is one; and takes uploads, if it is told how.
     #[must_use]
     pub fn new(
         upstream: Upstream,
         resolver: Arc<Resolver>,
         profiles: Arc<ArcSwap<Profiles>>,
         spool: Option<Arc<Spool>>,
+        shaper: Option<Arc<Shaper>>,
+        uploads: Option<Uploads>,
         board: Board,
     ) -> Self {
-        Self { upstream, resolver, profiles, spool, board }
+        Self { upstream, resolver, profiles, spool, shaper, uploads, board }
+    }
+
+    /// This client in that class.
+    fn flow(&self, session: &Session, class: &str) -> Option<Flow> {
+        let client = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
+        let client = client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        self.shaper.as_ref()?.flow(class, &Owner { client, user: None })
     }
 
     /// Has S3 authorise a request that may touch the spool. True if it was answered with that; else
@@ -83,7 +98,7 @@ impl DripProxy {
         ctx: &mut Context,
     ) -> Result<bool> {
         let request = session.req_header();
-        let route = route(&request.method, request.raw_path());
+        let route = route(&request.method, request.raw_path(), false);
         let Ok(Route { key, query }) = route else { return Ok(false) };
         let name = match admit(&request.method, &key, query, &request.headers) {
             Ok(name) => name,
@@ -138,11 +153,23 @@ impl DripProxy {
         let small = range.and_then(headers::range_length).is_some_and(|n| n <= SMALL_RANGE);
         // With If-Range the answer may be the whole object all the same.
         let small = small && !request.headers.contains_key(header::IF_RANGE);
-        request.method == http::Method::GET && !served.settings.wait.is_zero() && !small
+        let slow = !served.settings.wait.is_zero() || served.settings.class.is_some();
+        request.method == http::Method::GET && slow && !small
     }
 
-    /// Announces the response to the client's stream, which paces it from then on.
+    /// Announces the response to the client's stream, which paces it from then on, and notes it.
     fn begin(&self, session: &Session, ctx: &mut Context, head: &ResponseHeader) {
+        let (progress, length) = self.arm(session, ctx, head);
+        ctx.begin(head.status, length, progress, &self.board);
+    }
+
+    /// Announces the response to the client's stream. Returns what counts it, and its body's length.
+    fn arm(
+        &self,
+        session: &Session,
+        ctx: &Context,
+        head: &ResponseHeader,
+    ) -> (Arc<Progress>, Option<u64>) {
         let metrics = &self.board.metrics;
         let progress = Progress::new(metrics.body_bytes.clone(), metrics.body_records.clone());
         let progress = Arc::new(progress);
@@ -156,8 +183,13 @@ impl DripProxy {
             });
             let pace = Pace::new(settings, limit, *fill);
             stream.arm(pace, length, progress.clone(), ctx.feed());
+            if let Some(flow) =
+                settings.class.as_deref().and_then(|class| self.flow(session, class))
+            {
+                stream.held_back_by(flow);
+            }
         }
-        ctx.begin(head.status, length, progress, &self.board);
+        (progress, length)
     }
 
     /// How this client is served, as far as its request tells.
@@ -186,6 +218,74 @@ impl DripProxy {
         self.begin(session, ctx, &head);
         session.write_response_header(Box::new(head), false).await?;
         session.write_response_body(Some(body), true).await
+    }
+
+    /// The request's head as S3 gets it: what S3 reads and what is signed, as `forwards` says.
+    fn s3_request(
+        &self,
+        session: &Session,
+        ctx: &Context,
+        forwards: fn(&str, &SignedHeaders, bool) -> bool,
+    ) -> Result<RequestHeader> {
+        let client = session.req_header();
+        let query = ctx.target.iter().position(|b| *b == b'?').map(|at| &ctx.target[at + 1..]);
+        let authorization = client.headers.get(header::AUTHORIZATION);
+        let authorization = authorization.filter(|_| self.upstream.authorization);
+        let signed = SignedHeaders::of(query, authorization.map(http::HeaderValue::as_bytes));
+        let mut request = RequestHeader::build(client.method.clone(), &ctx.target, Some(8))?;
+        request.set_version(Version::HTTP_11);
+        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        if ctx.valve.is_some() {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
+        let connection = client.headers.get_all(header::CONNECTION);
+        let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
+        for (name, value) in &client.headers {
+            let nominated = headers::hop_by_hop(name.as_str(), &connection);
+            if !nominated && forwards(name.as_str(), &signed, self.upstream.authorization) {
+                request.append_header(name.clone(), value.clone())?;
+            }
+        }
+        Ok(request)
+    }
+
+    /// Whether an answer of S3's may be passed on: a redirect would send the device to S3 itself,
+    /// whose records it cannot take.
+    fn redirects_or_passes(&self, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        if !matches!(response.status.as_u16(), 300..=303 | 305..=308) {
+            ctx.watch_for_signature_error(response.status);
+            if response.status == StatusCode::FORBIDDEN && ctx.method == "HEAD" {
+                // No body, so no word of why.
+                info!(key = ctx.key.as_str(); "S3 answered 403 to a HEAD: a URL that was signed for GET does");
+            }
+            return Ok(());
+        }
+        self.count_failure("redirect");
+        let bucket = self.upstream.endpoint.bucket();
+        let reason = match response.headers.get("x-amz-bucket-region") {
+            Some(region) => format!(
+                "S3 answered {}: bucket {bucket} is in region {}; set s3.region (AWS_REGION) to it",
+                response.status.as_u16(),
+                String::from_utf8_lossy(region.as_bytes()),
+            ),
+            None => format!(
+                "S3 answered {} (a redirect) for bucket {bucket}; check s3.region, s3.host and s3.endpoint",
+                response.status.as_u16(),
+            ),
+        };
+        ctx.reason = Some(reason.clone());
+        Err(Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up())
+    }
+
+    /// Says in the log what a signature error of S3's comes of, if this piece of an answer tells of one.
+    fn explain_signature(&self, ctx: &mut Context, body: &[u8]) {
+        if ctx.finds_signature_error(body) {
+            warn!(
+                key = ctx.key.as_str(), host = self.upstream.endpoint.host_header();
+                "S3 answered SignatureDoesNotMatch: the URL was signed for another host, path, query \
+                 or method than was sent; `dripline url` tells which setting the URL needs"
+            );
+        }
     }
 
     fn count_failure(&self, kind: &str) {
@@ -220,19 +320,25 @@ impl ProxyHttp for DripProxy {
         let request = session.req_header();
         ctx.method = request.method.as_str().to_owned();
         let mut key = &b""[..];
-        let target = route(&request.method, request.raw_path()).and_then(|route| {
+        let uploads = self.uploads.is_some();
+        let target = route(&request.method, request.raw_path(), uploads).and_then(|route| {
             key = route.key.as_bytes();
             ctx.key = route.key.to_string();
             self.upstream.endpoint.target(&route.key, route.query)
         });
         ctx.served = self.serve(session, key);
         let has_body = !session.as_downstream_mut().is_body_empty();
-        let refusal = match target {
-            Err(refusal) => Answer::refusal(refusal),
-            Ok(_) if has_body => {
+        let refusal = match (target, &self.uploads) {
+            (Err(refusal), _) => Answer::refusal(refusal),
+            (Ok(target), Some(uploads)) if ctx.method == "PUT" => {
+                ctx.target = target;
+                self.upload(uploads, session, ctx).await?;
+                return Ok(true);
+            }
+            (Ok(_), _) if has_body => {
                 Answer::new(StatusCode::BAD_REQUEST, "a GET or HEAD takes no body here")
             }
-            Ok(target) => {
+            (Ok(target), _) => {
                 ctx.target = target;
                 let Some(spool) = &self.spool else { return Ok(false) };
                 return self.spooled(spool, session, ctx).await;
@@ -303,60 +409,17 @@ impl ProxyHttp for DripProxy {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let client = session.req_header();
-        let query = ctx.target.iter().position(|b| *b == b'?').map(|at| &ctx.target[at + 1..]);
-        let authorization = client.headers.get(header::AUTHORIZATION);
-        let authorization = authorization.filter(|_| self.upstream.authorization);
-        let signed = SignedHeaders::of(query, authorization.map(http::HeaderValue::as_bytes));
-        let mut request = RequestHeader::build(client.method.clone(), &ctx.target, Some(8))?;
-        request.set_version(Version::HTTP_11);
-        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
-        if ctx.valve.is_some() {
-            request.insert_header(header::CONNECTION, "close")?;
-        }
-        let connection = client.headers.get_all(header::CONNECTION);
-        let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
-        for (name, value) in &client.headers {
-            let nominated = headers::hop_by_hop(name.as_str(), &connection);
-            if !nominated && headers::forwards(name.as_str(), &signed, self.upstream.authorization)
-            {
-                request.append_header(name.clone(), value.clone())?;
-            }
-        }
-        *upstream = request;
+        *upstream = self.s3_request(session, ctx, headers::forwards)?;
         Ok(())
     }
 
-    /// A redirect would send the device to S3 itself, whose records it cannot take.
     async fn upstream_response_filter(
         &self,
         _: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if !matches!(response.status.as_u16(), 300..=303 | 305..=308) {
-            ctx.watch_for_signature_error(response.status);
-            if response.status == StatusCode::FORBIDDEN && ctx.method == "HEAD" {
-                // No body, so no word of why.
-                info!(key = ctx.key.as_str(); "S3 answered 403 to a HEAD: a URL that was signed for GET does");
-            }
-            return Ok(());
-        }
-        self.count_failure("redirect");
-        let bucket = self.upstream.endpoint.bucket();
-        let reason = match response.headers.get("x-amz-bucket-region") {
-            Some(region) => format!(
-                "S3 answered {}: bucket {bucket} is in region {}; set s3.region (AWS_REGION) to it",
-                response.status.as_u16(),
-                String::from_utf8_lossy(region.as_bytes()),
-            ),
-            None => format!(
-                "S3 answered {} (a redirect) for bucket {bucket}; check s3.region, s3.host and s3.endpoint",
-                response.status.as_u16(),
-            ),
-        };
-        ctx.reason = Some(reason.clone());
-        Err(Error::explain(HTTPStatus(StatusCode::BAD_GATEWAY.as_u16()), reason).into_up())
+        self.redirects_or_passes(response, ctx)
     }
 
     fn upstream_response_body_filter(
@@ -366,14 +429,8 @@ impl ProxyHttp for DripProxy {
         _: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        if let Some(body) = body
-            && ctx.finds_signature_error(body)
-        {
-            warn!(
-                key = ctx.key.as_str(), host = self.upstream.endpoint.host_header();
-                "S3 answered SignatureDoesNotMatch: the URL was signed for another host, path, query \
-                 or method than was sent; `dripline url` tells which setting the URL needs"
-            );
+        if let Some(body) = body {
+            self.explain_signature(ctx, body);
         }
         Ok(None)
     }
@@ -497,8 +554,12 @@ fn trim(head: &mut ResponseHeader, extra: &[HeaderPattern]) {
 
 /// The client's stream under Pingora's session.
 fn paced(session: &Session) -> Option<&PacedStream> {
-    let gate = (**session.as_downstream().stream()?).as_any().downcast_ref::<Gate>();
-    gate.map(Gate::paced)
+    gate(session).map(Gate::paced)
+}
+
+/// What stands between the client and Pingora's session.
+fn gate(session: &Session) -> Option<&Gate> {
+    (**session.as_downstream().stream()?).as_any().downcast_ref::<Gate>()
 }
 
 /// How many body bytes follow this head; `None` if only their end will tell (RFC 9112 §6.3).

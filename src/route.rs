@@ -28,8 +28,8 @@ const DECODINGS: usize = 2;
 /// # Errors
 ///
 /// A [`Refusal`], which says how to answer. A path outside `/file/` is not found whatever the
-/// method; only on an object does the method count.
-pub fn route<'a>(method: &Method, target: &'a [u8]) -> Result<Route<'a>, Refusal> {
+/// method; only on an object does the method count. PUT is one of them with `uploads` alone.
+pub fn route<'a>(method: &Method, target: &'a [u8], uploads: bool) -> Result<Route<'a>, Refusal> {
     if target.iter().any(breaks_request_line) {
         return Err(Refusal::Malformed);
     }
@@ -39,8 +39,9 @@ pub fn route<'a>(method: &Method, target: &'a [u8]) -> Result<Route<'a>, Refusal
         Some([b'/', key @ ..]) => ObjectKey(key),
         _ => return Err(Refusal::NotFound),
     };
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::MethodNotAllowed);
+    let put = uploads && method == Method::PUT;
+    if method != Method::GET && method != Method::HEAD && !put {
+        return Err(Refusal::MethodNotAllowed { uploads });
     }
     Ok(Route { key, query })
 }
@@ -63,8 +64,12 @@ pub enum Refusal {
     NotFound,
     /// `/file` or `/file/` with nothing behind it: in a bucket's URL space that would list objects.
     EmptyKey,
-    /// An object, but neither GET nor HEAD. The answer carries `Allow: GET, HEAD` (RFC 9110 §15.5.6).
-    MethodNotAllowed,
+    /// An object, but neither GET nor HEAD, nor PUT with `uploads`. The answer carries
+    /// [`Refusal::allow`] (RFC 9110 §15.5.6).
+    MethodNotAllowed {
+        /// Whether PUT would have been allowed.
+        uploads: bool,
+    },
     /// A space or control character inside the target: not one request line (RFC 9112 §3), and
     /// passed on it could become two.
     Malformed,
@@ -77,8 +82,17 @@ impl Refusal {
     pub fn status(self) -> StatusCode {
         match self {
             Self::NotFound | Self::EmptyKey => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed | Self::LeavesBucket => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The methods that would be allowed, if it is for the method that the request was refused.
+    pub fn allow(self) -> Option<&'static str> {
+        match self {
+            Self::MethodNotAllowed { uploads: false } => Some("GET, HEAD"),
+            Self::MethodNotAllowed { uploads: true } => Some("GET, HEAD, PUT"),
+            _ => None,
         }
     }
 
@@ -87,7 +101,12 @@ impl Refusal {
         match self {
             Self::NotFound => "not found: objects are at /file/<key>",
             Self::EmptyKey => "not found: the object's key is missing after /file/",
-            Self::MethodNotAllowed => "method not allowed: objects answer GET and HEAD",
+            Self::MethodNotAllowed { uploads: false } => {
+                "method not allowed: objects answer GET and HEAD"
+            }
+            Self::MethodNotAllowed { uploads: true } => {
+                "method not allowed: objects answer GET, HEAD and PUT"
+            }
             Self::Malformed => "bad request: a space or control character in the request target",
             Self::LeavesBucket => "bad request: the key's .. segments would leave the bucket",
         }
@@ -232,7 +251,7 @@ mod tests {
     use super::*;
 
     fn get(target: &[u8]) -> Result<Route<'_>, Refusal> {
-        route(&Method::GET, target)
+        route(&Method::GET, target, false)
     }
 
     fn key(bytes: &[u8]) -> ObjectKey<'_> {
@@ -282,12 +301,18 @@ mod tests {
 
     #[test]
     fn head_is_served_and_other_methods_are_not() {
-        assert!(route(&Method::HEAD, b"/file/a").is_ok());
+        assert!(route(&Method::HEAD, b"/file/a", false).is_ok());
+        assert!(route(&Method::PUT, b"/file/a", true).is_ok());
+        assert_eq!(route(&Method::PUT, b"/file/", true), Err(Refusal::EmptyKey));
         let patched = Method::from_bytes(b"PURGE").expect("a method");
         for method in [Method::PUT, Method::POST, Method::DELETE, Method::OPTIONS, patched] {
-            assert_eq!(route(&method, b"/file/a"), Err(Refusal::MethodNotAllowed));
-            assert_eq!(route(&method, b"/file/"), Err(Refusal::EmptyKey));
-            assert_eq!(route(&method, b"/other"), Err(Refusal::NotFound));
+            for uploads in [false, true].into_iter().filter(|u| !u || method != Method::PUT) {
+                let refusal = route(&method, b"/file/a", uploads).unwrap_err();
+                assert_eq!(refusal, Refusal::MethodNotAllowed { uploads });
+                assert_eq!(refusal.allow().unwrap().contains("PUT"), uploads);
+                assert_eq!(route(&method, b"/file/", uploads), Err(Refusal::EmptyKey));
+                assert_eq!(route(&method, b"/other", uploads), Err(Refusal::NotFound));
+            }
         }
     }
 
@@ -341,7 +366,16 @@ mod tests {
         for (refusal, status, reason) in [
             (Refusal::NotFound, 404, "not found: objects are at /file/<key>"),
             (Refusal::EmptyKey, 404, "not found: the object's key is missing after /file/"),
-            (Refusal::MethodNotAllowed, 405, "method not allowed: objects answer GET and HEAD"),
+            (
+                Refusal::MethodNotAllowed { uploads: false },
+                405,
+                "method not allowed: objects answer GET and HEAD",
+            ),
+            (
+                Refusal::MethodNotAllowed { uploads: true },
+                405,
+                "method not allowed: objects answer GET, HEAD and PUT",
+            ),
             (
                 Refusal::Malformed,
                 400,

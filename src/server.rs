@@ -44,9 +44,11 @@ use crate::memory;
 use crate::metrics::Metrics;
 use crate::profile::{Facts, Profiles};
 use crate::proxy::running::Drips;
+use crate::proxy::upload::Uploads;
 use crate::proxy::{Board, DripProxy};
 use crate::proxy_protocol::Trusted;
 use crate::s3::client::Client;
+use crate::s3::put::Putter;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
 use crate::shape::{Shaper, TreeError};
@@ -214,7 +216,19 @@ impl Server {
             let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
             let spool = spool(config.spool.as_ref(), client, &board.metrics);
             let profiles = Arc::clone(&profiles);
-            let proxy = DripProxy::new(upstream, resolver, profiles, spool, board.clone());
+            let uploads = config.uploads.as_ref().map(|uploads| {
+                let putter = Putter::new(upstream.clone(), Arc::clone(&resolver), &conf);
+                Uploads::new(putter, uploads.class.clone())
+            });
+            let proxy = DripProxy::new(
+                upstream,
+                resolver,
+                profiles,
+                spool,
+                shaper.clone(),
+                uploads,
+                board.clone(),
+            );
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;

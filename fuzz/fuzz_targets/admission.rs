@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|b| *b == b'\n');
-    let Ok(route) = route(&Method::GET, lines.next().unwrap_or_default()) else { return };
+    let Ok(route) = route(&Method::GET, lines.next().unwrap_or_default(), false) else { return };
     let mut headers = HeaderMap::new();
     for line in lines {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };

@@ -6,7 +6,7 @@ use http::Method;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|target: &[u8]| {
-    let Ok(route) = route(&Method::GET, target) else { return };
+    let Ok(route) = route(&Method::GET, target, false) else { return };
     let mut tail = route.key.as_bytes().to_vec();
     assert!(!tail.is_empty() && !tail.contains(&b'?'));
     if let Some(query) = route.query {

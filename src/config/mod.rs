@@ -24,6 +24,7 @@ use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
@@ -56,6 +57,8 @@ pub struct Config {
     pub profiles: Profiles,
     /// Where objects are kept while devices read them; None if switched off.
     pub spool: Option<spool::Settings>,
+    /// Uploads; None if they are switched off.
+    pub uploads: Option<Uploads>,
     /// The class tree; None if nothing is shaped.
     pub shaping: Option<shape::Settings>,
     /// The connections to S3.
@@ -85,6 +88,13 @@ pub struct S3 {
     pub ca: Option<PathBuf>,
     /// Whether a client's Authorization header is forwarded.
     pub authorization: bool,
+}
+
+/// Uploads by PUT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploads {
+    /// The class of [`Config::shaping`] that holds them back; None: nothing does.
+    pub class: Option<Arc<str>>,
 }
 
 /// The connections to S3.

@@ -14,6 +14,7 @@ use super::field::Field;
 use super::listen::Listener;
 use super::read::Section;
 use super::sections::{MAX_WAIT, chunk_size, response_headers};
+use super::shaping::ClassUses;
 use crate::drip::{self, ChunkSize};
 use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
 use crate::units::{ByteSize, Wait};
@@ -27,12 +28,13 @@ pub(super) fn profiles(
     default: &drip::Settings,
     trusted_header: Option<TrustedHeader>,
     listeners: &[Listener],
+    uses: &mut ClassUses,
 ) -> Profiles {
     let items = root.take("profiles").and_then(Field::items).unwrap_or_default();
     let mut names = BTreeSet::from([DEFAULT.to_owned()]);
     let mut list = Vec::new();
     for item in items {
-        if let Some(profile) = profile(item, default, listeners, &mut names) {
+        if let Some(profile) = profile(item, default, listeners, &mut names, uses) {
             list.push(profile);
         }
     }
@@ -54,6 +56,7 @@ fn profile(
     default: &drip::Settings,
     listeners: &[Listener],
     names: &mut BTreeSet<String>,
+    uses: &mut ClassUses,
 ) -> Option<Profile> {
     let mut section = item.section();
     let name = match section.take("name") {
@@ -84,10 +87,11 @@ fn profile(
         wait: section.time("wait", default.wait, Duration::ZERO..=MAX_WAIT),
         response_headers: response_headers(&mut section)
             .unwrap_or_else(|| default.response_headers.clone()),
+        class: uses.take_or_off(&mut section, "class").unwrap_or_else(|| default.class.clone()),
     };
     let fill = section.flag("fill", false);
     let bounds = section.take("bounds").map(|field| bounds(field.section(), &drip));
-    section.finish(&["class"]);
+    section.finish(&[]);
     Some(Profile { name: name?, matches, drip, fill, bounds })
 }
 

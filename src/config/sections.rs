@@ -1,7 +1,7 @@
 //! Every key but `listen`: its type, its range, its default, and what it becomes.
 //!
-//! The keys of capabilities that this version does not have are named here too, so that they are
-//! refused as such and never silently accepted.
+//! The keys of what this version does not have are named here too, so that they are refused as such
+//! and never silently accepted.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use super::profiles::{profiles, trusted_header};
 use super::read::{Reader, Section};
 use super::shaping::{ClassUses, shaping};
 use super::tunnels;
-use super::{Config, LogFormat, S3, Server, Upstream};
+use super::{Config, LogFormat, S3, Server, Uploads, Upstream};
 use crate::drip::{self, ChunkSize};
 use crate::limits;
 use crate::profile::{Profile, Profiles, TrustedHeader};
@@ -26,8 +26,6 @@ use crate::s3::headers::HeaderPattern;
 use crate::spool;
 use crate::units::ByteSize;
 
-/// Sections that later versions will have.
-const UNAVAILABLE: [&str; 1] = ["uploads"];
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
 /// so even this is beyond use; more is a slip of the unit.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -67,26 +65,28 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let listen = listeners(&mut root, env, &mut claims);
     let needed = !listen.is_empty() || !root.holds(&["forward_proxy"]);
     let s3 = s3(root.section("s3"), needed);
-    let (drip, trusted_header) = drip(root.section("drip"));
-    let profiles = profiles(&mut root, &drip, trusted_header, &listen);
+    let (drip, trusted_header) = drip(root.section("drip"), &mut uses);
+    let profiles = profiles(&mut root, &drip, trusted_header, &listen, &mut uses);
     warn_of_chains(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
     let forward_proxy = tunnels::forward_proxy(&mut root, &mut claims, &mut uses);
     let spool = spool(root.section("spool"));
+    let uploads = uploads(root.section("uploads"), &mut uses);
     let shaping = shaping(root.section("shaping"));
     let upstream = upstream(root.section("upstream"));
     let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
     let server = server(root.section("server"));
     uses.judge(root.reader, &shaping);
-    root.finish(&UNAVAILABLE);
+    root.finish(&[]);
     Some(Config {
         listen,
         s3,
         drip,
         profiles,
         spool,
+        uploads,
         shaping: shaping.into_settings(),
         forward_proxy,
         upstream,
@@ -165,13 +165,14 @@ fn ca_file(field: &Field<'_>) -> Option<PathBuf> {
     }
 }
 
-fn drip(mut section: Section<'_>) -> (drip::Settings, Option<TrustedHeader>) {
+fn drip(mut section: Section<'_>, uses: &mut ClassUses) -> (drip::Settings, Option<TrustedHeader>) {
     let chunk_size = chunk_size(&mut section).unwrap_or_default();
     let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
     let response_headers = response_headers(&mut section).unwrap_or_default();
+    let class = uses.take(&mut section, "class");
     let trusted = section.take("trusted_header").and_then(trusted_header);
     section.finish(&[]);
-    (drip::Settings { chunk_size, wait, response_headers }, trusted)
+    (drip::Settings { chunk_size, wait, response_headers, class }, trusted)
 }
 
 /// Takes `chunk_size` out, in `drip` or in a profile.
@@ -298,6 +299,14 @@ fn spool(mut section: Section<'_>) -> Option<spool::Settings> {
     })
 }
 
+/// How uploads are taken; None if they are switched off.
+fn uploads(mut section: Section<'_>, uses: &mut ClassUses) -> Option<Uploads> {
+    let enabled = section.flag("enabled", false);
+    let class = uses.take(&mut section, "class");
+    section.finish(&[]);
+    enabled.then_some(Uploads { class })
+}
+
 fn upstream(mut section: Section<'_>) -> Upstream {
     let default = Upstream::default();
     let range = TIMEOUTS.0..=TIMEOUTS.1;
@@ -330,6 +339,7 @@ fn limits(mut section: Section<'_>) -> limits::Settings {
         header_timeout: section.time("header_timeout", default.header_timeout, range()),
         handshake_timeout: section.time("handshake_timeout", default.handshake_timeout, range()),
         send_timeout: section.time("send_timeout", default.send_timeout, range()),
+        receive_timeout: section.time("receive_timeout", default.receive_timeout, range()),
         requests_per_connection: u32::try_from(requests).unwrap_or(u32::MAX),
         idle_timeout: section.time("idle_timeout", default.idle_timeout, range()),
     };

@@ -28,10 +28,23 @@ impl ClassUses {
         section: &mut Section<'_>,
         key: &'static str,
     ) -> Option<Arc<str>> {
+        self.take_or_off(section, key).flatten()
+    }
+
+    /// The same, with `off` told apart from nothing at all: it is no class where another section may
+    /// have named one.
+    pub(super) fn take_or_off(
+        &mut self,
+        section: &mut Section<'_>,
+        key: &'static str,
+    ) -> Option<Option<Arc<str>>> {
         let field = section.take(key)?;
+        if field.is_off() {
+            return Some(None);
+        }
         let name: Arc<str> = field.text()?.into();
         self.0.push((field.at.clone(), Arc::clone(&name)));
-        Some(name)
+        Some(Some(name))
     }
 
     /// Says which of the names are none of a class that can be fed, and which classes nothing feeds.

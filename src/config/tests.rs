@@ -183,21 +183,46 @@ fn all_errors_come_together_each_with_its_path_and_source() {
 
 #[test]
 fn keys_of_later_versions_are_refused_as_such() {
-    let expected = "uploads: not available in this version of dripline; remove it";
-    assert_eq!(errors("uploads: {a: 1}"), [expected]);
-    for (yaml, at) in [
-        ("profiles: [{name: a, match: {sni: a}, class: b}]", "profiles[0].class"),
-        ("admin: {token: secret}", "admin.token"),
-    ] {
-        assert_eq!(
-            errors(yaml),
-            [format!("{at}: not available in this version of dripline; remove it")]
-        );
-    }
     assert_eq!(
-        variable_errors("DRIPLINE__UPLOADS__ENABLED", "true"),
+        errors("admin: {token: secret}"),
+        ["admin.token: not available in this version of dripline; remove it"]
+    );
+    assert_eq!(
+        variable_errors("DRIPLINE__ADMIN__TOKEN", "secret"),
         [
-            "uploads: not available in this version of dripline; remove it (from DRIPLINE__UPLOADS__ENABLED)"
+            "admin.token: not available in this version of dripline; remove it (from DRIPLINE__ADMIN__TOKEN)"
+        ]
+    );
+}
+
+#[test]
+fn a_profile_has_the_class_of_all_unless_it_names_one() {
+    let config = classic()
+        .yaml(
+            "shaping: {classes: [{name: all, max_limit: 8Mbit}, {name: few, max_limit: 8Mbit}]}\n\
+             drip: {class: all}\nprofiles: [{name: a, match: {sni: a}}, {name: b, match: {sni: b}, class: few}, \
+             {name: c, match: {sni: c}, class: off}]",
+        )
+        .load();
+    let of = |at: usize| config.profiles.list[at].drip.class.as_deref();
+    assert_eq!([of(0), of(1), of(2)], [Some("all"), Some("few"), None]);
+    assert_eq!(config.profiles.default.drip.class.as_deref(), Some("all"));
+}
+
+#[test]
+fn uploads_are_off_unless_enabled() {
+    let uploads = |yaml: &str| classic().yaml(yaml).load().uploads;
+    assert_eq!(uploads(""), None);
+    let tree = "shaping: {classes: [{name: a, max_limit: 8Mbit}]}\n";
+    assert_eq!(uploads(&format!("{tree}uploads: {{class: a}}")), None);
+    let under = Some(Uploads { class: Some("a".into()) });
+    assert_eq!(uploads(&format!("{tree}uploads: {{enabled: true, class: a}}")), under);
+    assert_eq!(uploads("uploads: {enabled: true}"), Some(Uploads { class: None }));
+    assert_eq!(
+        errors("uploads: {enabled: yes, clas: a}"),
+        [
+            "uploads.enabled: `yes` is not a switch; write true or false",
+            "uploads.clas: unknown key; did you mean uploads.class?"
         ]
     );
 }
@@ -211,8 +236,9 @@ fn limits_have_defaults_and_ranges() {
     assert_eq!((default.header_bytes, default.requests_per_connection), (8192, 1000));
     let set = limits(
         "limits: {connections: 7, per_client: 2, header_bytes: 4KiB, header_timeout: 1s, handshake_timeout: 2s, \
-         send_timeout: 3s, requests_per_connection: 1, idle_timeout: 4s}",
+         send_timeout: 3s, receive_timeout: 5s, requests_per_connection: 1, idle_timeout: 4s}",
     );
+    assert_eq!(set.receive_timeout, Duration::from_secs(5));
     assert_eq!((set.connections, set.per_client, set.header_bytes), (7, 2, 4096));
     assert_eq!(set.requests_per_connection, 1);
     let times = [set.header_timeout, set.handshake_timeout, set.send_timeout, set.idle_timeout];

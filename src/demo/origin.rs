@@ -10,6 +10,7 @@
 
 mod conditions;
 mod counters;
+mod listing;
 mod objects;
 pub mod presign;
 mod service;
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -257,12 +258,20 @@ impl Shared {
         if !self.latency.is_zero() {
             tokio::time::sleep(self.latency).await;
         }
+        // hyper asks nobody to continue who has nothing to send. aws CLI 2.9 takes the final status that
+        // comes instead for that of every later answer on the connection, so there must be none.
+        let empty = request.headers().get(header::CONTENT_LENGTH).is_some_and(|n| n == "0");
+        let last = empty && request.headers().contains_key(header::EXPECT);
         let answer = self.service.call(service::prepare(request.map(Body::from))).await;
-        service::finish(answer.unwrap_or_else(|_| {
+        let mut answer = service::finish(answer.unwrap_or_else(|_| {
             let mut broken = http::Response::new(Body::empty());
             *broken.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             broken
-        }))
+        }));
+        if last {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 }
 

@@ -16,6 +16,7 @@ pub mod stream;
 pub mod valve;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use progress::Progress;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub wait: Duration,
     /// Response headers to relay beyond those that every device needs.
     pub response_headers: Vec<HeaderPattern>,
+    /// The class of the tree that its records need leave of; None: the schedule is all.
+    pub class: Option<Arc<str>>,
 }
 
 /// The pace of one response.
@@ -115,6 +118,7 @@ mod tests {
             chunk_size: ChunkSize::default(),
             wait: Duration::from_millis(500),
             response_headers: Vec::new(),
+            class: None,
         };
         let pace = |limit, fill| {
             let pace = Pace::new(&settings, limit, fill);

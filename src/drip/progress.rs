@@ -77,7 +77,8 @@ impl Progress {
         self.source_failed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn record(&self, bytes: usize) {
+    /// Counts a record, or a piece of an upload.
+    pub fn record(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.records.fetch_add(1, Ordering::Relaxed);

@@ -23,6 +23,7 @@ mod delegate;
 mod gathered;
 mod head;
 mod rush;
+mod toll;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -42,9 +43,11 @@ use super::schedule::{Next, Schedule};
 use super::source::{Source, is_promise};
 use super::valve::Valve;
 use super::{Pace, Progress};
+use crate::shape::Flow;
 use ahead::Ahead;
 use gathered::{Gathered, Supply};
 use head::head_length;
+use toll::Toll;
 
 /// What every connection's times are measured from, so that their records are due at equal instants
 /// and one wake-up serves them all. A while before the first use, so that no time lies before it.
@@ -87,6 +90,8 @@ struct Control {
     valve: Option<Arc<Valve>>,
     /// Of the armed response: where promised bytes are.
     supply: Option<Supply>,
+    /// Of the armed response: the class that its records need leave of.
+    toll: Option<Box<Toll>>,
 }
 
 /// Where the body of a response comes from.
@@ -145,6 +150,7 @@ impl PacedStream {
                 progress: None,
                 valve: None,
                 supply: None,
+                toll: None,
             }),
             timer: None,
             ticked: None,
@@ -178,11 +184,17 @@ impl PacedStream {
         control.record = pace.record;
         control.phase = Phase::Head { matched: 0, left: length };
         control.progress = Some(progress);
+        control.toll = None;
         (control.valve, control.supply) = match feed {
             Feed::Free => (None, None),
             Feed::Valve(valve) => (Some(valve), None),
             Feed::Source(source) => (None, Some(Supply::new(source))),
         };
+    }
+
+    /// Makes every record of the armed response wait, once it is due, for leave of that flow's class.
+    pub fn held_back_by(&self, flow: Flow) {
+        self.lock().toll = Some(Box::new(Toll::new(flow)));
     }
 
     /// Whether a body goes out whose rest was promised in one piece: the caller was told at once that
@@ -314,10 +326,11 @@ impl PacedStream {
 
     /// Waits for the record's time and writes it: `record`, or what is gathered.
     fn poll_record(&mut self, cx: &mut Context<'_>, record: Option<&[u8]>) -> Poll<io::Result<()>> {
+        let length = record.map_or(self.gathered.len(), <[u8]>::len);
         if self.accepted == 0 {
             ready!(self.poll_due(cx))?;
+            ready!(self.poll_toll(cx, length))?;
         }
-        let length = record.map_or(self.gathered.len(), <[u8]>::len);
         match record {
             Some(record) => ready!(self.poll_pieces(cx, record))?,
             None => ready!(self.poll_gathered(cx))?,
@@ -326,6 +339,9 @@ impl PacedStream {
         let now = EPOCH.elapsed();
         let control = self.control();
         control.schedule.sent(now);
+        if let Some(toll) = &mut control.toll {
+            toll.passed(length);
+        }
         control.body_sent(length);
         Poll::Ready(Ok(()))
     }
@@ -440,6 +456,16 @@ impl PacedStream {
         self.poll_gone(cx)
     }
 
+    /// Ready when the response's class has given leave for the record; an error as soon as the client
+    /// is gone.
+    fn poll_toll(&mut self, cx: &mut Context<'_>, record: usize) -> Poll<io::Result<()>> {
+        let Some(toll) = &mut self.control().toll else { return Poll::Ready(Ok(())) };
+        if toll.poll_paid(cx, record).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_gone(cx)
+    }
+
     /// Ready, with an error, only when the client is gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ahead.poll_read(&mut self.inner, cx) {
@@ -455,6 +481,7 @@ impl PacedStream {
         let control = self.control();
         control.progress = None;
         control.supply = None;
+        control.toll = None;
         if let Some(valve) = control.valve.take() {
             valve.open();
         }

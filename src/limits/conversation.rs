@@ -61,10 +61,11 @@ pub async fn lead<A>(
     loop {
         let new = left == limits.requests_per_connection;
         // Boxed, as a drip of hours does not need the room for either.
-        let head = match Box::pin(head::next(&mut gate, new, limits)).await {
+        let (head, body) = match Box::pin(head::next(&mut gate, new, limits)).await {
             Ok(head) => head,
             Err(why) => return Box::pin(refuse(&mut gate, door, why)).await,
         };
+        gate.expect(body);
         left -= 1;
         if left == 0 && limits.requests_per_connection > 1 {
             door.hit("requests_per_connection");
@@ -77,6 +78,10 @@ pub async fn lead<A>(
         let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
         let Ok(same) = stream.into_any().downcast::<Gate>() else { return };
         gate = same;
+        if gate.is_owed_body() {
+            // What comes next is no request.
+            return gate.shutdown_stream().await;
+        }
         let rest = settings.and_then(|mut settings| settings.take_user_context());
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
             let Some((same, sent)) = drip_out(lanes, gate).await else { return };

@@ -1,18 +1,20 @@
 //! The client's stream as Pingora sees it: while a request is served, nothing more is read for it.
 //! What the client sends meanwhile is the next request, and that is judged before Pingora gets it.
 //!
-//! Invariant: [`Gate`] hands Pingora no byte; request heads reach it by [`super::conversation`]. The
-//! end of the client's stream and errors do pass, so that a client that is gone ends its response.
+//! Invariant: [`Gate`] hands Pingora no byte but those of a body that was [admitted](Gate::admit), and
+//! none behind that body's end; request heads reach it by [`super::conversation`]. The end of the
+//! client's stream and errors do pass, so that a client that is gone ends its response.
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::{SslDigest, TlsRef};
 use pingora_core::protocols::{
@@ -20,27 +22,92 @@ use pingora_core::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::door::Door;
 use crate::drip::stream::PacedStream;
+use crate::framing::Body;
+use crate::framing::chunks::Chunks;
 
 /// How many bytes of the next requests are read while one is served, to see whether the client is
 /// still there. A client that sends more is left to the kernel's buffer.
 const READ_AHEAD: usize = 2048;
 
-/// A client's connection, of which Pingora can only write.
+/// How much of a body one read hands out, in bytes: what is read has to wait in memory for its turn.
+const BODY_PIECE: usize = 16 << 10;
+
+/// How long and how much is still read, at the end of a connection, of a body that nobody wants: a
+/// client that is sending it would otherwise meet a reset before it has read why.
+const LINGER: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
+
+/// A client's connection, of which Pingora can write, and read bodies that were admitted.
 pub struct Gate {
     stream: PacedStream,
     /// What came after the last request's head.
     rest: BytesMut,
     door: Arc<Door>,
+    body: Incoming,
+    /// Atomic only because Pingora lends the stream out by shared reference.
+    admitted: AtomicBool,
+    linger: Option<(Pin<Box<Sleep>>, u64)>,
+}
+
+/// What is still to come of the present request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Incoming {
+    Nothing,
+    Length(u64),
+    Chunked(Chunks),
 }
 
 impl Gate {
     /// Before that stream.
     #[must_use]
     pub fn new(stream: PacedStream, door: Arc<Door>) -> Self {
-        Self { stream, rest: BytesMut::new(), door }
+        Self {
+            stream,
+            rest: BytesMut::new(),
+            door,
+            body: Incoming::Nothing,
+            admitted: AtomicBool::new(false),
+            linger: None,
+        }
+    }
+
+    /// Lets Pingora read the present request's body.
+    pub fn admit(&self) {
+        self.admitted.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts a client that ran into the limit of that name.
+    pub fn hit(&self, limit: &str) {
+        self.door.hit(limit);
+    }
+
+    /// The bounds that hold for this client.
+    #[must_use]
+    pub fn limits(&self) -> super::Settings {
+        self.door.settings()
+    }
+
+    /// Counts a body that can be read in several ways.
+    pub fn malformed(&self, reason: &str) {
+        self.door.metrics.malformed.with_label_values(&[reason]).inc();
+    }
+
+    /// A request begins whose head announces that body.
+    pub(super) fn expect(&mut self, body: Body) {
+        self.admitted = AtomicBool::new(false);
+        self.body = match body {
+            Body::None => Incoming::Nothing,
+            Body::Length(length) => Incoming::Length(length),
+            Body::Chunked => Incoming::Chunked(Chunks::default()),
+        };
+    }
+
+    /// Whether a part of the present request's body is still to come.
+    pub(super) fn is_owed_body(&self) -> bool {
+        self.body != Incoming::Nothing
     }
 
     /// The stream that paces the responses.
@@ -76,6 +143,63 @@ impl Gate {
         self.stream.shutdown().await;
     }
 
+    /// Reads the body, and nothing behind it.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut most = buf.remaining().min(BODY_PIECE);
+        if let Incoming::Length(left) = self.body {
+            most = most.min(usize::try_from(left).unwrap_or(most));
+        }
+        let mut piece = ReadBuf::new(buf.initialize_unfilled_to(most));
+        if self.rest.is_empty() {
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece));
+            self.noted(read)?;
+        } else {
+            let ahead = most.min(self.rest.len());
+            piece.put_slice(&self.rest[..ahead]);
+            self.rest.advance(ahead);
+        }
+        let piece = piece.filled();
+        let mut length = piece.len();
+        self.body = match self.body {
+            Incoming::Nothing => Incoming::Nothing,
+            Incoming::Length(left) => match left - length as u64 {
+                0 => Incoming::Nothing,
+                left => Incoming::Length(left),
+            },
+            Incoming::Chunked(mut chunks) => {
+                let end = chunks.pass(piece);
+                match end.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
+                    None => Incoming::Chunked(chunks),
+                    Some(end) => {
+                        let behind = BytesMut::from(&piece[end..]);
+                        let rest = std::mem::replace(&mut self.rest, behind);
+                        self.rest.extend_from_slice(&rest);
+                        length = end;
+                        Incoming::Nothing
+                    }
+                }
+            }
+        };
+        buf.advance(length);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Drops what still comes of a body, for a while; ready when the client has seen the end.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (timer, left) =
+            self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER.0)), LINGER.1));
+        let mut space = [0; 4096];
+        while *left > 0 && timer.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(buf.filled().len() as u64);
+        }
+        Poll::Ready(())
+    }
+
     /// The kernel ends a connection whose client took nothing for [`super::Settings::send_timeout`].
     fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.as_ref().is_err_and(timed_out) {
@@ -100,18 +224,21 @@ impl AsyncRead for Gate {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.is_owed_body() && *this.admitted.get_mut() {
+            return this.poll_body(cx, buf);
+        }
         while this.rest.len() < READ_AHEAD {
             let mut space = [0; 256];
-            let mut buf = ReadBuf::new(&mut space);
-            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf));
+            let mut ahead = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut ahead));
             this.noted(read)?;
-            if buf.filled().is_empty() {
+            if ahead.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.rest.extend_from_slice(buf.filled());
+            this.rest.extend_from_slice(ahead.filled());
         }
         Poll::Pending
     }
@@ -133,7 +260,14 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        if this.is_owed_body() {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Settings;
 use super::gate::Gate;
-use crate::framing::{self, Defect, Scan};
+use crate::framing::{self, Body, Defect, Scan};
 
 /// The room for a head at first, in bytes: most presigned URLs and a few headers. It grows by that
 /// much, and what is not used is given back, since the head is kept while its response drips.
@@ -60,12 +60,17 @@ impl NoHead {
     }
 }
 
-/// The next request's head; `new` if it is the connection's first.
+/// The next request's head, and how the body behind it would end; `new` if it is the connection's
+/// first.
 ///
 /// # Errors
 ///
 /// If there is none to be served.
-pub async fn next(gate: &mut Gate, new: bool, limits: &Settings) -> Result<BytesMut, NoHead> {
+pub async fn next(
+    gate: &mut Gate,
+    new: bool,
+    limits: &Settings,
+) -> Result<(BytesMut, Body), NoHead> {
     let mut bytes = gate.take_rest();
     let patience = |begun| {
         Instant::now() + if new || begun { limits.header_timeout } else { limits.idle_timeout }
@@ -81,8 +86,8 @@ pub async fn next(gate: &mut Gate, new: bool, limits: &Settings) -> Result<Bytes
             }
             Some(end) if end > limits.header_bytes => return Err(NoHead::Large),
             Some(end) => {
-                framing::judge(&bytes[..end]).map_err(NoHead::Bad)?;
-                return Ok(cut(gate, bytes, end));
+                let body = framing::judge(&bytes[..end]).map_err(NoHead::Bad)?;
+                return Ok((cut(gate, bytes, end), body));
             }
             None if bytes.len() >= limits.header_bytes => return Err(NoHead::Large),
             None => {}

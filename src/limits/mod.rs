@@ -4,7 +4,8 @@
 //! request.
 //!
 //! Invariants: a drip that runs is touched by no limit but [`Settings::send_timeout`], which the
-//! kernel keeps; a timer exists only while a head is awaited; an open connection costs a few words.
+//! kernel keeps; a timer exists only while a head or a body is awaited; an open connection costs a few
+//! words.
 //!
 //! This room must not know of S3, nor what a request asks for.
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// How long a client may leave untaken what was sent to it; 1 ms to 24 h.
     pub send_timeout: Duration,
+    /// How long a client may send nothing of a body that it owes; 1 ms to 24 h.
+    pub receive_timeout: Duration,
     /// Requests on one connection, 1 to 2^32 - 1.
     pub requests_per_connection: u32,
     /// How long a connection may be without a request after the first; 1 ms to 24 h.
@@ -47,6 +50,8 @@ impl Default for Settings {
             // A device on a slow modem needs seconds for the arithmetic alone.
             handshake_timeout: Duration::from_secs(30),
             send_timeout: Duration::from_secs(60),
+            // S3 itself gives up after some 20 s, and then its own words are relayed.
+            receive_timeout: Duration::from_secs(30),
             requests_per_connection: 1000,
             idle_timeout: Duration::from_secs(60),
         }

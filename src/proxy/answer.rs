@@ -11,13 +11,13 @@ use crate::route::Refusal;
 pub struct Answer {
     status: StatusCode,
     reason: String,
-    allow: bool,
+    allow: Option<&'static str>,
 }
 
 impl Answer {
     /// A status and the line that explains it.
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        Self { status, reason: reason.into(), allow: false }
+        Self { status, reason: reason.into(), allow: None }
     }
 
     /// The answer to a request that has no place here.
@@ -25,7 +25,7 @@ impl Answer {
         Self {
             status: refusal.status(),
             reason: refusal.reason().to_owned(),
-            allow: matches!(refusal, Refusal::MethodNotAllowed),
+            allow: refusal.allow(),
         }
     }
 
@@ -59,8 +59,8 @@ impl Answer {
         let mut head = ResponseHeader::build(self.status, Some(4))?;
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
         head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
-        if self.allow {
-            head.insert_header(header::ALLOW, "GET, HEAD")?;
+        if let Some(allow) = self.allow {
+            head.insert_header(header::ALLOW, allow)?;
         }
         Ok((head, body))
     }

@@ -20,7 +20,7 @@ use crate::spool;
 use crate::tls::record::Offer;
 
 /// The log target of the access log.
-const ACCESS: &str = "access";
+pub const ACCESS: &str = "access";
 
 /// A client that goes this soon after a record may have gone because of it.
 const OVERRUN: Duration = Duration::from_secs(1);
@@ -49,6 +49,7 @@ impl Default for Served {
             chunk_size: ChunkSize::default(),
             wait: Duration::ZERO,
             response_headers: Vec::new(),
+            class: None,
         };
         Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
     }

@@ -1,4 +1,4 @@
-//! The drips that run now, for whoever shows them.
+//! The drips and uploads that run now, for whoever shows them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::drip::Progress;
 
-/// One response under way.
+/// One response under way, or one upload (method PUT).
 #[derive(Debug)]
 pub struct Running {
     /// The client's address.
@@ -15,17 +15,17 @@ pub struct Running {
     pub method: String,
     /// The key, for people to read.
     pub key: String,
-    /// The response's status code.
+    /// The response's status code; 0 for an upload, which has none yet.
     pub status: u16,
     /// The body's length in bytes, if it is known.
     pub total: Option<u64>,
-    /// When the response began.
+    /// When the response, or the upload, began.
     pub began: Instant,
-    /// What was sent.
+    /// What was sent: to the client of a response, to S3 of an upload.
     pub progress: Arc<Progress>,
 }
 
-/// All responses under way, oldest first.
+/// All responses and uploads under way, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct Drips {
     inner: Arc<Mutex<Table>>,

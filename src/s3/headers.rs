@@ -18,6 +18,17 @@ use percent_encoding::percent_decode;
 const READ_BY_S3: [&str; 6] =
     ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
 
+/// Headers of an upload that S3 stores with the object, or checks it against, signed or not.
+const DESCRIBE_AN_UPLOAD: [&str; 7] = [
+    "content-type",
+    "content-encoding",
+    "content-disposition",
+    "content-language",
+    "content-md5",
+    "cache-control",
+    "expires",
+];
+
 /// Headers of one connection rather than of a message (RFC 9110 §7.6.1), besides `proxy-*`.
 const HOP_BY_HOP: [&str; 6] =
     ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
@@ -56,6 +67,20 @@ pub fn forwards(name: &str, signed: &SignedHeaders, authorization: bool) -> bool
         "date" if authorization => true,
         _ => READ_BY_S3.contains(&name) || signed.covers(name),
     }
+}
+
+/// Whether a header of an upload is passed on to S3: what [`forwards`] says, and whatever describes the
+/// object.
+///
+/// Every `x-amz-*` header passes, signed or not. Each of them changes what is stored (encryption, tags,
+/// checksums, who may read it), so without one S3 would store something else than the client asked for,
+/// and say that all is well; with it S3 answers 403 if it should have been signed, and the client
+/// learns that. What frames the body (`content-length`, `transfer-encoding`, `expect`) is not decided
+/// here.
+pub fn forwards_upload(name: &str, signed: &SignedHeaders, authorization: bool) -> bool {
+    DESCRIBE_AN_UPLOAD.contains(&name)
+        || name.starts_with("x-amz-")
+        || forwards(name, signed, authorization)
 }
 
 /// Whether a response header is passed on to a device.
@@ -327,6 +352,28 @@ mod tests {
         assert!(!forwards("host", &signed, false), "set by the proxy");
         let names: Vec<_> = signed.names().collect();
         assert_eq!(names, ["host", "x-amz-request-payer", "range", "user-agent"]);
+    }
+
+    #[test]
+    fn what_an_upload_says_of_its_object_passes() {
+        let unsigned = SignedHeaders::default();
+        for name in DESCRIBE_AN_UPLOAD.into_iter().chain([
+            "x-amz-acl",
+            "x-amz-content-sha256",
+            "x-amz-decoded-content-length",
+            "x-amz-checksum-crc32",
+            "if-none-match",
+        ]) {
+            assert!(forwards_upload(name, &unsigned, false), "{name}");
+        }
+        for name in ["host", "cookie", "content-length", "expect", "transfer-encoding", "te"] {
+            let signed = query(&format!("X-Amz-SignedHeaders={name}"));
+            assert!(!forwards_upload(name, &signed, true), "{name}");
+        }
+        for name in ["user-agent", "authorization", "accept", "x-forwarded-for"] {
+            assert!(!forwards_upload(name, &unsigned, false), "{name}");
+        }
+        assert!(forwards_upload("user-agent", &query("X-Amz-SignedHeaders=user-agent"), false));
     }
 
     #[test]

@@ -88,6 +88,7 @@ fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
         ("s3", running.s3 != new.s3),
         ("forward_proxy.addr", tunnels(running) != tunnels(new)),
         ("spool", running.spool != new.spool),
+        ("uploads", running.uploads != new.uploads),
         ("upstream", running.upstream != new.upstream),
         ("admin", running.admin != new.admin),
         ("health", running.health != new.health),

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod fault;
+pub mod hand;
 pub mod http1;
 pub mod logs;
 pub mod pki;
@@ -43,12 +44,13 @@ pub struct Dripline {
 pub struct Builder {
     identity: Option<Identity>,
     env: Vec<(String, String)>,
+    classes: Vec<String>,
 }
 
 impl Dripline {
     /// A dripline for `bucket` at an endpoint such as `http://127.0.0.1:9000`.
     pub fn in_front_of(endpoint: &str, bucket: &str) -> Builder {
-        let builder = Builder { identity: None, env: Vec::new() };
+        let builder = Builder { identity: None, env: Vec::new(), classes: Vec::new() };
         builder
             .set("DRIPLINE__LISTEN", "[{addr: '127.0.0.1:0', tls: {}}, {addr: '127.0.0.1:0'}]")
             .set("DRIPLINE__ADMIN__ADDR", "127.0.0.1:0")
@@ -121,6 +123,13 @@ impl Builder {
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
+    }
+
+    /// With a class of that name and these settings, such as `max_limit: 8Mbit`.
+    pub fn class(mut self, name: &str, settings: &str) -> Self {
+        self.classes.push(format!("{{name: {name}, {settings}}}"));
+        let all = format!("[{}]", self.classes.join(", "));
+        self.set("DRIPLINE__SHAPING__CLASSES", &all)
     }
 
     /// What it is configured to do.

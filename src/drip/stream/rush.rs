@@ -19,12 +19,13 @@ const BATCH: usize = 32 << 10;
 
 impl PacedStream {
     /// Sends the next records of a body that was promised whole and of which `left` bytes are left.
-    /// False if it has a pace, or a record that was begun, or is not in memory: then the next record
-    /// takes the ordinary way.
+    /// False if it has a pace, a class, or a record that was begun, or is not in memory: then the next
+    /// record takes the ordinary way.
     pub(super) fn poll_rush(&mut self, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<bool>> {
         let control = self.control();
         let (record, chunk) = (control.record, control.schedule.chunk());
-        if !control.schedule.is_free() || chunk > BATCH || !chunk.is_multiple_of(record) {
+        let free = control.schedule.is_free() && control.toll.is_none();
+        if !free || chunk > BATCH || !chunk.is_multiple_of(record) {
             return Poll::Ready(Ok(false));
         }
         // Whole records, so that the batches' ends are records' ends.

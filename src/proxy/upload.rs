@@ -1,0 +1,401 @@
+//! PUT: what a client sends goes on to S3 as it comes, held back for its class alone, and S3's answer
+//! comes back, however early it is.
+//!
+//! Why not Pingora's upstream path: see [`crate::s3::put`].
+//!
+//! Invariants: no more of a body is in memory than one piece, so a client is read no faster than its
+//! class and S3 allow; what S3 answers is what the client is told; a connection whose body was not read
+//! to its end is not read for another request.
+
+mod entry;
+
+use std::io;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{StatusCode, Version, header};
+use log::warn;
+use pingora::prelude::*;
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::Instant;
+
+use super::answer::{self, Answer};
+use super::{Context, DripProxy, gate, trim};
+use crate::framing::Defect;
+use crate::limits;
+use crate::s3::headers::{self, HeaderPattern};
+use crate::s3::put::{Put, Putter};
+use crate::shape::Flow;
+use entry::Entry;
+
+/// What S3 says of an object that it has stored, and nobody can ask for again with an upload's URL.
+static OF_AN_UPLOAD: LazyLock<HeaderPattern> =
+    LazyLock::new(|| "x-amz-*".parse().expect("a pattern"));
+
+/// Uploads to one bucket, under a class of the proxy's tree.
+pub struct Uploads {
+    putter: Putter,
+    class: Option<Arc<str>>,
+}
+
+impl Uploads {
+    /// Uploads by way of `putter`, held back for that class, if there is one.
+    #[must_use]
+    pub fn new(putter: Putter, class: Option<Arc<str>>) -> Self {
+        Self { putter, class }
+    }
+
+    fn class(&self) -> &str {
+        self.class.as_deref().unwrap_or_default()
+    }
+}
+
+/// How an upload ended.
+enum End {
+    /// S3 has answered.
+    Answered(Box<ResponseHeader>),
+    /// S3 cannot be reached, or has given out.
+    Upstream(Box<Error>),
+    /// The client is gone.
+    Gone,
+    /// The client has stopped sending.
+    Slow,
+    /// The body can be read in several ways.
+    Malformed(Defect),
+}
+
+impl DripProxy {
+    /// Serves a PUT from its head to its answer.
+    pub(super) async fn upload(
+        &self,
+        uploads: &Uploads,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let mut entry = Entry::begin(ctx, length(session), uploads.class(), &self.board);
+        // Interim responses come before the body's end, and are no reason to close.
+        session.as_downstream_mut().set_close_on_response_before_downstream_finish(false);
+        let mut put = None;
+        let end = self.pass_on(uploads, session, ctx, &mut put, &entry).await;
+        if !session.as_downstream_mut().is_body_done() {
+            session.set_keepalive(None);
+        }
+        let timeout = uploads.putter.upstream().response_timeout;
+        let end = match (end, &mut put) {
+            (End::Answered(head), Some(put)) => match put.body(timeout).await {
+                Ok(body) => return self.relay_answer(session, ctx, *head, body, &mut entry).await,
+                Err(e) => End::Upstream(e),
+            },
+            (end, _) => end,
+        };
+        drop(put);
+        self.give_up(session, ctx, end, &mut entry).await
+    }
+
+    /// Passes the body on until S3 answers or there is nobody to pass it on to.
+    async fn pass_on(
+        &self,
+        uploads: &Uploads,
+        session: &mut Session,
+        ctx: &mut Context,
+        connected: &mut Option<Put>,
+        entry: &Entry,
+    ) -> End {
+        let head = match self.upload_head(session, ctx) {
+            Ok(head) => head,
+            Err(e) => return End::Upstream(e.into_in()),
+        };
+        let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket(uploads.class()));
+        let put = match uploads.putter.connect(marks.unwrap_or_default()).await {
+            Ok(put) => connected.insert(put),
+            Err(e) => return End::Upstream(e),
+        };
+        let expects = head.headers.contains_key(header::EXPECT);
+        let Some(limits) = gate(session).map(|gate| {
+            gate.admit();
+            gate.limits()
+        }) else {
+            return End::Upstream(Error::explain(InternalError, "no gate before the client"));
+        };
+        if let Err(e) = put.begin(Box::new(head)).await {
+            return refused_or(put, e).await;
+        }
+        let mut passing = Passing {
+            put,
+            flow: uploads.class.as_deref().and_then(|class| self.flow(session, class)),
+            piece: Bytes::new(),
+            complete: false,
+            expects,
+            response_timeout: uploads.putter.upstream().response_timeout,
+            limits,
+        };
+        passing.run(session, entry).await
+    }
+
+    /// The request's head as S3 gets it.
+    fn upload_head(&self, session: &mut Session, ctx: &Context) -> Result<RequestHeader> {
+        let mut head = self.s3_request(session, ctx, headers::forwards_upload)?;
+        let request = session.req_header();
+        // One of the two, or none: the head was judged. Without a body S3 wants to hear of it.
+        let chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
+        let length = request.headers.get(header::CONTENT_LENGTH).cloned();
+        // RFC 9110 §10.1.1: what an HTTP/1.0 client expects is to be ignored.
+        let expect = request.headers.get(header::EXPECT);
+        let expect = expect.filter(|_| request.version == Version::HTTP_11).cloned();
+        if chunked {
+            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        } else {
+            let length = length.unwrap_or(http::HeaderValue::from_static("0"));
+            head.insert_header(header::CONTENT_LENGTH, length)?;
+        }
+        if let Some(expect) = expect {
+            head.insert_header(header::EXPECT, expect)?;
+        }
+        Ok(head)
+    }
+
+    /// Relays S3's answer.
+    async fn relay_answer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        mut head: ResponseHeader,
+        body: Bytes,
+        entry: &mut Entry,
+    ) -> Result<()> {
+        if let Err(e) = self.redirects_or_passes(&mut head, ctx) {
+            return self.give_up(session, ctx, End::Upstream(e), entry).await;
+        }
+        self.explain_signature(ctx, &body);
+        let mut kept = ctx.served.settings.response_headers.clone();
+        kept.push(OF_AN_UPLOAD.clone());
+        trim(&mut head, &kept);
+        head.set_version(Version::HTTP_11);
+        head.remove_header(&header::TRANSFER_ENCODING);
+        head.remove_header(&header::CONNECTION);
+        if head.status != StatusCode::NO_CONTENT {
+            head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        }
+        entry.answered(head.status, "done");
+        self.respond(session, ctx, head, body, entry).await;
+        Ok(())
+    }
+
+    /// Ends an upload that S3 has not answered.
+    async fn give_up(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        end: End,
+        entry: &mut Entry,
+    ) -> Result<()> {
+        let (answer, fault) = match end {
+            End::Answered(_) | End::Gone => (None, "client"),
+            End::Slow => {
+                self.at_gate(session, |gate| gate.hit("receive_timeout"));
+                let status = StatusCode::REQUEST_TIMEOUT;
+                (Some(Answer::new(status, "the body did not come in time")), "client")
+            }
+            End::Malformed(defect) => {
+                self.at_gate(session, |gate| gate.malformed(defect.label()));
+                let reason = defect.to_string();
+                (Some(Answer::new(StatusCode::BAD_REQUEST, reason)), "client")
+            }
+            End::Upstream(e) => {
+                let reason = ctx.reason.take();
+                let cause = reason.clone().unwrap_or_else(|| e.to_string());
+                warn!(key = ctx.key.as_str(); "upload failed: {cause}");
+                if reason.is_none() {
+                    self.count_failure(answer::failure_kind(&e));
+                }
+                (Answer::failure(&e, reason), "upstream")
+            }
+        };
+        session.set_keepalive(None);
+        entry.ended(fault);
+        if let Some(answer) = answer {
+            entry.answered(answer.status(), fault);
+            let (head, body) = answer.build()?;
+            self.respond(session, ctx, head, body, entry).await;
+        }
+        Ok(())
+    }
+
+    /// Writes a whole answer, record by record.
+    async fn respond(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        head: ResponseHeader,
+        body: Bytes,
+        entry: &mut Entry,
+    ) {
+        self.board.metrics.responses.with_label_values(&[head.status.as_str()]).inc();
+        self.arm(session, ctx, &head);
+        let empty = body.is_empty();
+        let written = async {
+            session.write_response_header(Box::new(head), empty).await?;
+            if empty { Ok(()) } else { session.write_response_body(Some(body), true).await }
+        };
+        let written: Result<()> = written.await;
+        if written.is_err() {
+            session.set_keepalive(None);
+            entry.ended("client");
+        }
+    }
+
+    fn at_gate(&self, session: &Session, act: impl FnOnce(&limits::gate::Gate)) {
+        if let Some(gate) = gate(session) {
+            act(gate);
+        }
+    }
+}
+
+/// A body on its way.
+struct Passing<'a> {
+    put: &'a mut Put,
+    flow: Option<Flow>,
+    /// What was read and not sent yet.
+    piece: Bytes,
+    /// The whole body was sent.
+    complete: bool,
+    /// The client waits for S3's leave to send (RFC 9110 §10.1.1).
+    expects: bool,
+    response_timeout: Duration,
+    limits: limits::Settings,
+}
+
+enum Event {
+    Answer(Result<Box<ResponseHeader>>),
+    Leave(usize),
+    Read(Result<Option<Bytes>>),
+    Silence,
+}
+
+impl Passing<'_> {
+    async fn run(&mut self, session: &mut Session, entry: &Entry) -> End {
+        if session.as_downstream_mut().is_body_done()
+            && let Err(e) = self.complete().await
+        {
+            return refused_or(self.put, e).await;
+        }
+        loop {
+            let end = match self.next(session).await {
+                Event::Answer(Err(e)) => Some(End::Upstream(e)),
+                Event::Answer(Ok(head)) => self.answered(session, head).await,
+                Event::Leave(leave) => self.send(session, leave, entry).await,
+                Event::Read(Err(e)) => Some(broken(&e)),
+                Event::Read(Ok(read)) => {
+                    self.expects = false;
+                    self.piece = read.unwrap_or_default();
+                    self.send(session, 0, entry).await
+                }
+                // A client that waits for S3's leave, or has sent all, owes nothing.
+                Event::Silence if self.complete || self.expects => {
+                    let context = format!("no answer in {:?}", self.response_timeout);
+                    Some(End::Upstream(Error::explain(ReadTimedout, context).into_up()))
+                }
+                Event::Silence => Some(End::Slow),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for whatever comes first: an answer, leave to send, more of the body, or too long.
+    async fn next(&mut self, session: &mut Session) -> Event {
+        let pending = self.piece.len();
+        let patience = match (self.complete || self.expects, pending) {
+            (true, _) => self.response_timeout,
+            (false, 0) => self.limits.receive_timeout,
+            // It is the class that holds it back, and the class lets some through in time.
+            (false, _) => Duration::from_secs(24 * 3600),
+        };
+        let flow = &mut self.flow;
+        let leave = async {
+            match flow {
+                Some(flow) => flow.acquire(pending).await,
+                None => pending,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = self.put.answer() => Event::Answer(answer),
+            leave = leave, if pending > 0 => Event::Leave(leave),
+            // Once all was read this waits for the client to go.
+            read = session.as_downstream_mut().read_body_or_idle(self.complete), if pending == 0 => {
+                Event::Read(read)
+            }
+            () = tokio::time::sleep_until(Instant::now() + patience) => Event::Silence,
+        }
+    }
+
+    /// Takes a response head of S3's; interim ones are no end.
+    async fn answered(&mut self, session: &mut Session, head: Box<ResponseHeader>) -> Option<End> {
+        if !head.status.is_informational() {
+            return Some(End::Answered(head));
+        }
+        if head.status == StatusCode::CONTINUE && self.expects {
+            self.expects = false;
+            let go_on = ResponseHeader::build(StatusCode::CONTINUE, Some(0)).ok()?;
+            if session.write_response_header(Box::new(go_on), false).await.is_err() {
+                return Some(End::Gone);
+            }
+        }
+        None
+    }
+
+    /// Sends as much of the piece as there is leave for, and ends the body after its last byte.
+    async fn send(&mut self, session: &mut Session, leave: usize, entry: &Entry) -> Option<End> {
+        if leave > 0 {
+            if let Err(e) = self.put.send(&self.piece[..leave]).await {
+                return Some(refused_or(self.put, e).await);
+            }
+            if let Some(flow) = &mut self.flow {
+                flow.spend(leave);
+            }
+            self.piece.advance(leave);
+            entry.sent(leave);
+        }
+        if self.piece.is_empty()
+            && session.as_downstream_mut().is_body_done()
+            && let Err(e) = self.complete().await
+        {
+            return Some(refused_or(self.put, e).await);
+        }
+        None
+    }
+
+    async fn complete(&mut self) -> Result<()> {
+        self.complete = true;
+        // Whoever has sent all has no use for it any more; the class has.
+        self.flow = None;
+        self.put.end().await
+    }
+}
+
+/// S3's answer, if it gave one before it took no more; else the failure.
+async fn refused_or(put: &mut Put, e: Box<Error>) -> End {
+    match put.last_words().await {
+        Some(head) => End::Answered(head),
+        None => End::Upstream(e),
+    }
+}
+
+/// Why a client's body cannot be read.
+fn broken(e: &Error) -> End {
+    let io = e.root_cause().downcast_ref::<io::Error>();
+    let defect = io.and_then(io::Error::get_ref).and_then(|e| e.downcast_ref::<Defect>());
+    defect.map_or(End::Gone, |defect| End::Malformed(*defect))
+}
+
+/// How many bytes the client has announced.
+fn length(session: &Session) -> Option<u64> {
+    let headers = &session.req_header().headers;
+    match headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.trim().parse().ok(),
+        None => (!headers.contains_key(header::TRANSFER_ENCODING)).then_some(0),
+    }
+}
