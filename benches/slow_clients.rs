@@ -14,6 +14,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use clap::Parser;
 use dripline::demo::origin::{Origin, OriginOptions};
 use serde_json::{Value, json};
 
-use support::client::{Fleet, Load};
+use support::client::{self, Fleet, Load};
 use support::crowd::{self, Crowd, Sizes, TurnedAway};
 use support::lab::{BUCKET, Lab};
 use support::process::{self, Ports, Proxy, Spool, loopback};
@@ -121,8 +122,8 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
         return Err("--drips, --ramp and --chunk start at 1".to_owned());
     }
     process::allow_open_files(args.connections() as u64 + args.slow_heads as u64 + 1024)?;
-    // Half an hour's worth, and more than the sockets' buffers can hold.
-    let lab = Lab::new(1, 20_000_000)?;
+    // Four minutes' worth, and more than the sockets' buffers can hold.
+    let lab = Lab::new(1, 488 * args.chunk)?;
     let options =
         OriginOptions { bucket: BUCKET.to_owned(), public: true, ..OriginOptions::default() };
     let origin = Origin::start(options).await;
@@ -177,7 +178,8 @@ async fn start(args: &Args, lab: &Lab, origin: &Origin) -> Result<(Proxy, Ports)
 /// The drips, and the crowd from its coming to its going.
 async fn observe(args: &Args, proxy: &Proxy, ports: Ports, load: Load) -> Result<Seen, String> {
     let (admin, sizes) = (loopback(ports.admin), args.crowd());
-    support::client::warm_up(&load).await?;
+    client::warm_up(&load).await?;
+    fill(&load, admin).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = measure::pss(proxy.pid())?;
     let schedule = Schedule { chunk: load.chunk, wait: load.wait };
@@ -227,6 +229,21 @@ async fn observe(args: &Args, proxy: &Proxy, ports: Ports, load: Load) -> Result
     let memory = Memory { idle, process: vec![before], after, ..Memory::default() };
     let figures = Figures::new(schedule, seconds, cpu, memory, fleet);
     Ok(Seen { figures, ends, turned_away, counted, left, idle, before, crowded, after })
+}
+
+/// Has the spool fetch the object: what is measured is how it is dripped, not how an S3 in this process
+/// answers everybody's first question at once.
+async fn fill(load: &Load, admin: SocketAddr) -> Result<(), String> {
+    let mut stream = client::connect(load).await?;
+    client::send(&mut stream, &load.objects[0], "").await?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while process::counter(admin, "dripline_spool_fills_total{end=\"complete\"}")? == 0 {
+        if Instant::now() > deadline {
+            return Err("the spool is not filled".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// How many knock at each door: there is room for as many as there are slow heads.
@@ -289,12 +306,12 @@ impl Seen {
     /// Each client has to meet its own limit, and each limit has to count its clients alone.
     fn verdict(&self, args: &Args) -> Vec<String> {
         let mut failed = self.figures.failures.clone();
-        let unexpected = self.ends.iter().filter_map(|end| match end {
-            crowd::End::Unexpected(_) | crowd::End::SlowHead(..408 | 409.., _) => {
-                Some(format!("{end:?}"))
-            }
-            _ => None,
+        let unexpected = self.ends.iter().filter(|end| match end {
+            crowd::End::Unexpected(_) => true,
+            crowd::End::SlowHead(status, _) => *status != 408,
+            _ => false,
         });
+        let unexpected = unexpected.map(|end| format!("{end:?}"));
         failed.extend(unexpected.take(5));
         let Timeouts { header, handshake, idle, .. } = args.timeouts();
         let (heads, ..) = self.slow_heads();
@@ -324,7 +341,7 @@ impl Seen {
             ("the end of an idle connection", self.idle(), idle),
         ] {
             // Client and server begin to count at slightly different times.
-            if soonest + Duration::from_millis(200) < timeout {
+            if soonest + Duration::from_secs(1) < timeout {
                 failed.push(format!("{what} after {soonest:?}"));
             }
         }
