@@ -361,6 +361,9 @@ impl Server {
         }
         let mut reports = JoinSet::new();
         let addr = self.admin.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |admin| admin.addr.ip());
+        if let Some(shaper) = &self.shaper {
+            shaper.keep_time();
+        }
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());
         let (handed_over, until) = watch::channel(false);

@@ -121,8 +121,8 @@ impl Shaper {
     pub fn flow(self: &Arc<Self>, class: &str, owner: &Owner) -> Option<Flow> {
         let class = *self.classes.get(class)?;
         self.keep_time();
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         if !core.tree.is_leaf(class) {
             return None;
         }
@@ -160,6 +160,22 @@ impl Shaper {
         let unknown = || ChangeError::Unknown(class.to_owned());
         let at = *self.classes.get(class).ok_or_else(unknown)?;
         let mut core = self.lock();
+        let idle = match change {
+            Change { priority: Some(_), .. } if !core.tree.is_leaf(at) => Some((
+                "priority",
+                "changes nothing in a class with classes below it: only theirs count",
+            )),
+            Change { limit_at: Some(_), .. } if core.settings.classes[at].parent.is_none() => {
+                Some((
+                    "limit_at",
+                    "changes nothing in a class without a parent: there is nobody to guarantee it against",
+                ))
+            }
+            _ => None,
+        };
+        if let Some((setting, message)) = idle {
+            return Err(ChangeError::Refused { setting, message: message.to_owned() });
+        }
         let mut settings = core.settings.clone();
         let changed = &mut settings.classes[at];
         changed.limit_at = change.limit_at.unwrap_or(changed.limit_at);
@@ -180,8 +196,8 @@ impl Shaper {
     /// Every class as it is now, in the settings' order.
     #[must_use]
     pub fn report(&self) -> Vec<ClassReport> {
-        let (now, today) = (self.now(), (self.wall)());
         let mut core = self.lock();
+        let (now, today) = (self.now(), (self.wall)());
         let core = &mut *core;
         let mut report = Vec::new();
         for (at, class) in core.settings.classes.iter().enumerate() {
@@ -222,8 +238,8 @@ impl Shaper {
 
     /// Brings the metrics up to date.
     pub fn count(&self) {
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         let core = &mut *core;
         for (at, class) in core.settings.classes.iter().enumerate() {
             let (tally, rate) = core.tree.tally(at, now);
@@ -249,8 +265,8 @@ impl Shaper {
 
     /// A flow asks for leave. Returns what it has; 0: the waker is woken when it has some.
     pub(super) fn request(&self, id: FlowId, want: usize, waker: &Waker) -> usize {
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         let top = core.tree.request(id, want, now);
         let woken = match top {
             Some(top) => self.dispatch(&mut core, top, now),
@@ -269,8 +285,8 @@ impl Shaper {
     }
 
     pub(super) fn spend(&self, id: FlowId, used: usize) {
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         let Some(top) = core.tree.spend(id, used, now) else { return };
         let woken = self.dispatch(&mut core, top, now);
         drop(core);
@@ -278,8 +294,8 @@ impl Shaper {
     }
 
     pub(super) fn leave(&self, id: FlowId) {
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         core.wakers[id] = None;
         let top = core.tree.leave(id, now);
         let woken = self.dispatch(&mut core, top, now);
@@ -311,8 +327,8 @@ impl Shaper {
 
     /// Does what is due. Returns when something will be again.
     fn tick(&self) -> Instant {
-        let now = self.now();
         let mut core = self.lock();
+        let now = self.now();
         let mut woken = Vec::new();
         if now >= core.consult_at {
             let today = (self.wall)();
@@ -333,8 +349,9 @@ impl Shaper {
         next
     }
 
-    /// Starts the timer, if it does not run yet and can be.
-    fn keep_time(self: &Arc<Self>) {
+    /// Starts the timer, if it does not run yet and can be: within a tokio runtime. The first flow does
+    /// so too; until then timetables stand still.
+    pub fn keep_time(self: &Arc<Self>) {
         if self.timed.load(Ordering::Relaxed) {
             return;
         }
@@ -344,6 +361,7 @@ impl Shaper {
         }
     }
 
+    /// To be asked under the lock, so that the tree's time never goes back.
     fn now(&self) -> Nanos {
         Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
     }

@@ -140,12 +140,14 @@ impl Tree {
             let shares = node.parent.is_some();
             let guarantee = (class.limit_at.bits() > 0 && shares).then_some(class.limit_at);
             tune(&mut node.limit, guarantee, None, cost, now);
-            node.priority = class.priority.number() - 1;
             if let Some(leaf) = &mut node.leaf {
                 leaf.fair.retune(class.pcq, cost, now);
             }
         }
         self.cost = cost;
+        for (at, class) in settings.classes.iter().enumerate() {
+            self.rank(at, class.priority.number() - 1);
+        }
         for (at, class) in settings.classes.iter().enumerate() {
             let limits = self.path(at).filter_map(|above| self.nodes[above].max.as_ref());
             let own = (class.pcq.rate.bits() > 0).then_some(class.pcq.rate);
@@ -154,6 +156,20 @@ impl Tree {
                 leaf.limited = lowest.is_some();
                 leaf.chunk = lowest.map_or(LARGEST, chunk);
             }
+        }
+    }
+
+    /// Gives a class another priority. Virtual times of two priorities have nothing in common, so the
+    /// class joins its new equals where they are: with its old time it might wait for hours.
+    fn rank(&mut self, class: usize, priority: u8) {
+        let node = &self.nodes[class];
+        if node.priority == priority {
+            return;
+        }
+        let passed = self.nodes[node.top].crown.passed.map(|passed| passed[usize::from(priority)]);
+        self.nodes[class].priority = priority;
+        if let Some(leaf) = &mut self.nodes[class].leaf {
+            leaf.tags = passed;
         }
     }
 

@@ -356,6 +356,23 @@ fn what_is_lent_goes_by_priority_and_in_equal_shares_among_equals() {
 }
 
 #[test]
+fn another_priority_puts_a_class_beside_its_new_equals_at_once() {
+    let mut settings = wish();
+    settings.classes[1].limit_at = mbit(1);
+    settings.classes[2].priority = Priority::new(8).unwrap();
+    let mut simulation = Simulation::new(settings);
+    // Bulk borrows far more than regular will for a long time.
+    simulation.clients("bulk", 4, GREEDY);
+    simulation.clients("regular", 4, Habit { from: 20 * SECOND, ..GREEDY });
+    simulation.run(21 * SECOND);
+    simulation.change(|settings| settings.classes[2].priority = Priority::new(2).unwrap());
+    simulation.run(24 * SECOND);
+    let rate = |class| simulation.rate(class, 22 * SECOND, 24 * SECOND);
+    let share = rate("bulk") as f64 / rate("regular") as f64;
+    assert!((0.95..1.05).contains(&share), "{share}");
+}
+
+#[test]
 fn a_class_without_limits_never_waits() {
     let free = class("free", None, Rate::ZERO, None);
     let settings = Settings { classes: vec![free], count: Count::Payload };
