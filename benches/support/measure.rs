@@ -59,6 +59,17 @@ pub fn cpu(pid: u32) -> Result<Duration, String> {
     family(pid).into_iter().map(cpu_of_process).sum()
 }
 
+/// Whether the machine's TCP memory is under pressure. Every receiver then has a window of a few
+/// packets, whatever its path could take.
+pub fn tcp_memory_pressed() -> Result<bool, String> {
+    let path = "/proc/net/protocols";
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    // Columns: protocol, size, sockets, memory, press.
+    let tcp = text.lines().find_map(|line| line.strip_prefix("TCP "));
+    let press = tcp.and_then(|tcp| tcp.split_whitespace().nth(3));
+    press.map(|press| press == "yes").ok_or_else(|| format!("{path} has no TCP"))
+}
+
 fn pss_of_process(pid: u32) -> Result<u64, String> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;

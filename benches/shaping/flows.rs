@@ -1,0 +1,336 @@
+//! What the house sends: bulk flows over TLS that never run out of bytes, and an echo that says how
+//! long the line takes. The flows go straight to the far end or through a forward proxy, and are the
+//! same otherwise.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslFiletype, SslMethod};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::task::JoinHandle;
+use tokio_openssl::SslStream;
+
+use super::line::{HOUSE, INTERNET};
+use super::place::Place;
+use crate::support::lab::Lab;
+
+/// Bytes that a sender writes at once: a TLS record.
+const PIECE: usize = 16 * 1024;
+/// What a sender's socket may hold beyond what is on its way. A flow that is told to end does so soon
+/// then, as one of a program that watches its progress would.
+const UNSENT: usize = 128 * 1024;
+/// Connecting and the handshake take a few round trips, each at most the modem's buffer long.
+const OPEN: Duration = Duration::from_secs(20);
+/// The last bytes of a flow that ends are through the line by then.
+const DRAIN: Duration = Duration::from_secs(20);
+/// The far end's echo.
+const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(INTERNET), 7);
+/// Time between two echoes.
+const BEAT: Duration = Duration::from_millis(20);
+/// An echo that takes longer is lost.
+const LOST: Duration = Duration::from_secs(3);
+
+/// Bytes that arrived, by the number that each flow starts with.
+pub type Arrived = Arc<[AtomicU64; NUMBERS]>;
+/// Flows are numbered below this.
+const NUMBERS: usize = 4;
+
+/// Has the far end take whatever comes to `port`.
+pub async fn sink(internet: &Place, lab: &Lab, port: u16, arrived: &Arrived) -> Result<(), String> {
+    let acceptor = || -> Result<SslAcceptor, openssl::error::ErrorStack> {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+        builder.set_private_key_file(lab.key(), SslFiletype::PEM)?;
+        builder.set_certificate_chain_file(lab.cert())?;
+        Ok(builder.build())
+    };
+    let acceptor = acceptor().map_err(|error| format!("no TLS server: {error}"))?;
+    let arrived = Arc::clone(arrived);
+    let listen = async move {
+        let listener = TcpListener::bind((INTERNET, port)).await?;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, arrived) = (acceptor.clone(), Arc::clone(&arrived));
+                // A flow that is cut ends with an error here, and may.
+                tokio::spawn(async move { swallow(stream, &acceptor, &arrived).await.ok() });
+            }
+        });
+        Ok::<_, std::io::Error>(())
+    };
+    let listening = internet.run(listen).await;
+    listening.map_err(|error| format!("the far end does not listen: {error}"))
+}
+
+async fn swallow(
+    stream: TcpStream,
+    acceptor: &SslAcceptor,
+    arrived: &[AtomicU64; NUMBERS],
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut stream = SslStream::new(Ssl::new(acceptor.context())?, stream)?;
+    Pin::new(&mut stream).accept().await?;
+    let number = usize::from(stream.read_u8().await?);
+    let mut piece = vec![0; PIECE];
+    loop {
+        match stream.read(&mut piece).await? {
+            0 => break,
+            bytes => {
+                if let Some(arrived) = arrived.get(number) {
+                    arrived.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+    // The sender waits for this: everything has arrived.
+    stream.shutdown().await?;
+    Ok(())
+}
+
+/// How a flow gets to the far end.
+#[derive(Clone)]
+pub struct Route {
+    /// The machine that it comes from.
+    pub from: Ipv4Addr,
+    /// A port of the far end.
+    pub port: u16,
+    /// The forward proxy and the name by which it knows that port; none to go straight.
+    pub proxy: Option<(SocketAddr, &'static str)>,
+    /// Trusts the far end.
+    pub tls: SslConnector,
+}
+
+/// A flow under way.
+pub struct Flow {
+    /// When its first byte was there to be sent.
+    pub began: Instant,
+    enough: Arc<AtomicBool>,
+    task: JoinHandle<Result<(), String>>,
+}
+
+impl Flow {
+    /// Connects and begins to send. Its bytes are counted under `number`.
+    pub async fn start(house: &Place, route: Route, number: u8) -> Result<Self, String> {
+        let opened = house.run(async move {
+            let opened = tokio::time::timeout(OPEN, open(&route, number)).await;
+            opened.unwrap_or_else(|_| Err(format!("no connection within {OPEN:?}")))
+        });
+        let mut stream = opened.await?;
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        let began = Instant::now();
+        let task = house.spawn(async move {
+            let sent = send(&mut stream, &told).await;
+            sent.map_err(|error| format!("a flow broke: {error}"))
+        });
+        Ok(Self { began, enough, task })
+    }
+
+    /// Several flows of one machine.
+    pub async fn start_all(
+        house: &Place,
+        route: &Route,
+        number: u8,
+        count: usize,
+    ) -> Result<Vec<Self>, String> {
+        let mut flows = Vec::new();
+        for _ in 0..count {
+            flows.push(Self::start(house, route.clone(), number).await?);
+        }
+        Ok(flows)
+    }
+
+    /// Ends it when what it has written has arrived.
+    pub async fn finish(mut self) -> Result<(), String> {
+        self.enough.store(true, Ordering::Relaxed);
+        let ended = tokio::time::timeout(DRAIN, &mut self.task).await;
+        ended
+            .map_err(|_| format!("a flow did not end within {DRAIN:?}"))?
+            .map_err(|error| error.to_string())?
+    }
+
+    /// Still sending? A flow ends before its time only if somebody broke it.
+    pub fn runs(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+/// Cut where it stands.
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn open(route: &Route, number: u8) -> Result<SslStream<TcpStream>, String> {
+    let far = SocketAddr::from((INTERNET, route.port));
+    let to = route.proxy.map_or(far, |(proxy, _)| proxy);
+    let stream = connect(route.from, to).await;
+    let mut stream = stream.map_err(|error| format!("cannot connect to {to}: {error}"))?;
+    let name = match route.proxy {
+        Some((_, name)) => {
+            tunnel(&mut stream, name).await?;
+            name
+        }
+        None => "localhost",
+    };
+    let broken = |error: &dyn std::fmt::Display| format!("no TLS with {name}: {error}");
+    let ssl = route.tls.configure().and_then(|mut ssl| {
+        // The lab has one certificate, whatever the far end is called.
+        ssl.set_verify_hostname(false);
+        ssl.into_ssl(name)
+    });
+    let ssl = ssl.map_err(|error| broken(&error))?;
+    let mut stream = SslStream::new(ssl, stream).map_err(|error| broken(&error))?;
+    Pin::new(&mut stream).connect().await.map_err(|error| broken(&error))?;
+    stream.write_u8(number).await.map_err(|error| broken(&error))?;
+    Ok(stream)
+}
+
+async fn connect(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((from, 0)))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    let options = socket2::SockRef::from(&stream);
+    options.set_tcp_notsent_lowat(UNSENT as u32)?;
+    // A flow that is cut must not go on in the kernel.
+    options.set_linger(Some(Duration::ZERO))?;
+    Ok(stream)
+}
+
+/// Asks a forward proxy for a tunnel, as tools with HTTPS_PROXY do.
+async fn tunnel(stream: &mut TcpStream, name: &str) -> Result<(), String> {
+    let ask = format!("CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n");
+    let refused = |error: &dyn std::fmt::Display| format!("no tunnel to {name}: {error}");
+    stream.write_all(ask.as_bytes()).await.map_err(|error| refused(&error))?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await;
+        answer.push(byte.map_err(|error| {
+            refused(&format!("{error} after {:?}", String::from_utf8_lossy(&answer)))
+        })?);
+    }
+    if answer.starts_with(b"HTTP/1.1 200 ") || answer.starts_with(b"HTTP/1.0 200 ") {
+        return Ok(());
+    }
+    Err(refused(&String::from_utf8_lossy(&answer)))
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    enough: &AtomicBool,
+) -> std::io::Result<()> {
+    let piece = vec![0; PIECE];
+    while !enough.load(Ordering::Relaxed) {
+        stream.write_all(&piece).await?;
+    }
+    stream.shutdown().await?;
+    // Its end is the far end's word that all is there.
+    while stream.read(&mut [0]).await? > 0 {}
+    Ok(())
+}
+
+/// A small packet there and back, fifty times a second.
+pub struct Echo {
+    seen: Arc<Mutex<Vec<Beat>>>,
+    tasks: [JoinHandle<()>; 3],
+}
+
+#[derive(Clone, Copy)]
+struct Beat {
+    sent: Instant,
+    took: Option<Duration>,
+}
+
+/// How long the line took in a phase.
+#[derive(Clone, Copy, Default)]
+pub struct RoundTrips {
+    /// How many came back.
+    pub count: usize,
+    /// How many did not.
+    pub lost: usize,
+    /// The median.
+    pub p50: Duration,
+    /// The 95th percentile.
+    pub p95: Duration,
+}
+
+impl Echo {
+    /// Begins, from the house to the far end and past any forward proxy.
+    pub async fn start(house: &Place, internet: &Place) -> Result<Self, String> {
+        let bound = |error: std::io::Error| format!("no echo: {error}");
+        let far = internet.run(UdpSocket::bind(ECHO)).await.map_err(bound)?;
+        let near = house.run(UdpSocket::bind((HOUSE, 0))).await.map_err(bound)?;
+        let near = Arc::new(near);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (asking, asked) = (Arc::clone(&near), Arc::clone(&seen));
+        let answered = Arc::clone(&seen);
+        let tasks = [
+            internet.spawn(async move {
+                let mut packet = [0; 64];
+                while let Ok((length, from)) = far.recv_from(&mut packet).await {
+                    let _ = far.send_to(&packet[..length], from).await;
+                }
+            }),
+            house.spawn(async move {
+                let mut beat = tokio::time::interval(BEAT);
+                for number in 0_u64.. {
+                    beat.tick().await;
+                    asked
+                        .lock()
+                        .expect("no holder panics")
+                        .push(Beat { sent: Instant::now(), took: None });
+                    let _ = asking.send_to(&number.to_be_bytes(), ECHO).await;
+                }
+            }),
+            house.spawn(async move {
+                let mut packet = [0; 8];
+                while near.recv(&mut packet).await.is_ok() {
+                    let number = u64::from_be_bytes(packet) as usize;
+                    let mut beats = answered.lock().expect("no holder panics");
+                    if let Some(beat) = beats.get_mut(number) {
+                        beat.took.get_or_insert(beat.sent.elapsed());
+                    }
+                }
+            }),
+        ];
+        Ok(Self { seen, tasks })
+    }
+
+    /// What was sent in these times; waits until it is back or lost.
+    pub async fn within(&self, times: &[Range<Instant>]) -> RoundTrips {
+        let deadline = Instant::now() + LOST;
+        loop {
+            let mut beats = self.seen.lock().expect("no holder panics").clone();
+            beats.retain(|beat| times.iter().any(|time| time.contains(&beat.sent)));
+            if beats.iter().all(|beat| beat.took.is_some()) || Instant::now() > deadline {
+                return RoundTrips::of(&beats);
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl RoundTrips {
+    fn of(beats: &[Beat]) -> Self {
+        let mut took: Vec<Duration> = beats.iter().filter_map(|beat| beat.took).collect();
+        took.sort_unstable();
+        let last = took.len().saturating_sub(1) as f64;
+        let at = |share: f64| took.get((last * share).round() as usize).copied();
+        Self {
+            count: took.len(),
+            lost: beats.len() - took.len(),
+            p50: at(0.5).unwrap_or_default(),
+            p95: at(0.95).unwrap_or_default(),
+        }
+    }
+}
