@@ -60,6 +60,8 @@ pub struct Figures {
     pub cuts: Vec<Option<Duration>>,
     /// Cores that dripline took while bulk was alone.
     pub cores: Option<f64>,
+    /// Bytes of dripline's memory for an idle tunnel.
+    pub tunnel: Option<f64>,
     /// 99 % of all packets were handed on by the delay line with less than this delay of its own.
     pub late: Duration,
     /// The machine's TCP memory was under pressure: receivers had small windows, no figure counts.
@@ -144,6 +146,12 @@ impl Figures {
                 }
                 None => ("CPU, bulk alone", "-".to_owned(), None),
             },
+            match self.tunnel {
+                Some(bytes) => {
+                    ("memory of an idle tunnel", format!("{:.2} KB", bytes / 1000.0), None)
+                }
+                None => ("memory of an idle tunnel", "-".to_owned(), None),
+            },
             ("delay line late, p99", format!("{:.2} ms", milliseconds(self.late)), None),
             ("TCP memory", if self.pressed { "UNDER PRESSURE" } else { "free" }.to_owned(), None),
         ]
@@ -180,6 +188,7 @@ impl Figures {
             "borrows_back_ms": times(&self.borrows),
             "machines_with_1_and_10_connections": self.machines,
             "cuts_ms": times(&self.cuts),
+            "idle_tunnel_bytes": self.tunnel,
             "delay_line_late_p99_ms": milliseconds(self.late),
             "tcp_memory_pressed": self.pressed,
         })

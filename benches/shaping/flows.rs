@@ -113,11 +113,7 @@ pub struct Flow {
 impl Flow {
     /// Connects and begins to send. Its bytes are counted under `number`.
     pub async fn start(house: &Place, route: Route, number: u8) -> Result<Self, String> {
-        let opened = house.run(async move {
-            let opened = tokio::time::timeout(OPEN, open(&route, number)).await;
-            opened.unwrap_or_else(|_| Err(format!("no connection within {OPEN:?}")))
-        });
-        let mut stream = opened.await?;
+        let mut stream = house.run(async move { open_in_time(&route, number).await }).await?;
         let enough = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&enough);
         let began = Instant::now();
@@ -162,6 +158,20 @@ impl Drop for Flow {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Connects and sends nothing more.
+pub fn hold(
+    house: &Place,
+    route: Route,
+    number: u8,
+) -> JoinHandle<Result<SslStream<TcpStream>, String>> {
+    house.spawn(async move { open_in_time(&route, number).await })
+}
+
+async fn open_in_time(route: &Route, number: u8) -> Result<SslStream<TcpStream>, String> {
+    let opened = tokio::time::timeout(OPEN, open(route, number)).await;
+    opened.unwrap_or_else(|_| Err(format!("no connection within {OPEN:?}")))
 }
 
 async fn open(route: &Route, number: u8) -> Result<SslStream<TcpStream>, String> {
