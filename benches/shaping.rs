@@ -21,6 +21,8 @@ mod support;
 mod delay;
 #[path = "shaping/dripline.rs"]
 mod dripline;
+#[path = "shaping/echo.rs"]
+mod echo;
 #[path = "shaping/figures.rs"]
 mod figures;
 #[path = "shaping/flows.rs"]

@@ -8,17 +8,19 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::line::{BULK, HOUSE, INTERNET, MACHINES, REGULAR, Tree};
+use super::line::{BULK, CLICKS, HOUSE, INTERNET, MACHINES, REGULAR, Tree};
 use super::place::Place;
 use crate::support::lab::Lab;
 use crate::support::process::{self, End, Proxy};
 
 /// Where the forward proxy listens. The namespace has no other programs, so every port is free.
 pub const DOOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(HOUSE), 3128);
-/// Names that S3 has, which `resolve` leads to the far end's two ports.
+/// Names that S3 has, which `resolve` leads to the far end's ports.
 pub const BULK_NAME: &str = "bulk.s3.ap-southeast-2.amazonaws.com";
 /// The other one.
 pub const REGULAR_NAME: &str = "regular.s3.ap-southeast-2.amazonaws.com";
+/// One more, for the port that sends back what comes.
+pub const CLICKS_NAME: &str = "clicks.s3.ap-southeast-2.amazonaws.com";
 /// The administrator's port.
 const ADMIN: u16 = 9100;
 
@@ -31,7 +33,10 @@ fn configuration(tree: Tree) -> String {
         "forward_proxy:
   addr: {DOOR}
   clients: [ 10.77.1.0/24 ]
-  resolve: {{ '{BULK_NAME}': '{INTERNET}:{BULK}', '{REGULAR_NAME}': '{INTERNET}:{REGULAR}' }}
+  resolve:
+    {BULK_NAME}: '{INTERNET}:{BULK}'
+    {REGULAR_NAME}: '{INTERNET}:{REGULAR}'
+    {CLICKS_NAME}: '{INTERNET}:{CLICKS}'
   class: s3-bulk
   classes: [ {{ clients: [ {busy} ], class: regular }} ]
 shaping:

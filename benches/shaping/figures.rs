@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::flows::RoundTrips;
+use super::echo::RoundTrips;
 use super::line::Tree;
 use crate::support::report::Row;
 
@@ -36,12 +36,16 @@ impl Subject {
 pub struct Figures {
     /// The line with nothing on it.
     pub idle: RoundTrips,
+    /// A connection of the regular class meanwhile.
+    pub idle_clicks: RoundTrips,
     /// Bulk alone: payload that arrived.
     pub alone: f64,
     /// Bulk alone, on the wire.
     pub alone_wire: f64,
     /// The line meanwhile.
     pub alone_trips: RoundTrips,
+    /// A connection of the regular class meanwhile.
+    pub alone_clicks: RoundTrips,
     /// Bulk beside regular traffic: payload that arrived.
     pub both_bulk: f64,
     /// The same on the wire.
@@ -50,6 +54,8 @@ pub struct Figures {
     pub both_regular: f64,
     /// The line meanwhile.
     pub both_trips: RoundTrips,
+    /// A connection of the regular class meanwhile.
+    pub both_clicks: RoundTrips,
     /// From the start of regular traffic to bulk's yielding, each time. None: it did not.
     pub yields: Vec<Option<Duration>>,
     /// From the end of regular traffic until bulk had borrowed back, each time. None: it had not.
@@ -123,12 +129,15 @@ impl Figures {
         let row = |name, (text, value): (String, Option<f64>)| (name, text, value);
         vec![
             row("idle: echo p50 / p95", trips(&self.idle)),
+            row("  in a connection", trips(&self.idle_clicks)),
             row("bulk alone: arrived", rate(self.alone)),
             row("  echo p50 / p95", trips(&self.alone_trips)),
+            row("  in a connection", trips(&self.alone_clicks)),
             row("both: bulk arrived", rate(self.both_bulk)),
             row("  bulk on the wire", rate(self.both_bulk_wire)),
             row("  regular arrived", rate(self.both_regular)),
             row("  echo p50 / p95", trips(&self.both_trips)),
+            row("  in a connection", trips(&self.both_clicks)),
             row("yields in, median / worst", times(&self.yields)),
             row("borrows back in", times(&self.borrows)),
             match self.machines {
@@ -171,11 +180,12 @@ impl Figures {
             times.iter().map(|time| time.map(milliseconds)).collect::<Vec<_>>()
         };
         json!({
-            "idle": { "echo": trips(&self.idle) },
+            "idle": { "echo": trips(&self.idle), "connection": trips(&self.idle_clicks) },
             "alone": {
                 "bulk_arrived": self.alone,
                 "bulk_on_the_wire": self.alone_wire,
                 "echo": trips(&self.alone_trips),
+                "connection": trips(&self.alone_clicks),
                 "dripline_cores": self.cores,
             },
             "both": {
@@ -183,6 +193,7 @@ impl Figures {
                 "bulk_on_the_wire": self.both_bulk_wire,
                 "regular_arrived": self.both_regular,
                 "echo": trips(&self.both_trips),
+                "connection": trips(&self.both_clicks),
             },
             "yields_ms": times(&self.yields),
             "borrows_back_ms": times(&self.borrows),

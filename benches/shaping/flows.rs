@@ -1,21 +1,19 @@
-//! What the house sends: bulk flows over TLS that never run out of bytes, and an echo that says how
-//! long the line takes. The flows go straight to the far end or through a forward proxy, and are the
-//! same otherwise.
+//! What the house sends: flows over TLS that never run out of bytes. They go straight to the far end
+//! or through a forward proxy, and are the same otherwise.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslFiletype, SslMethod};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_openssl::SslStream;
 
-use super::line::{HOUSE, INTERNET};
+use super::line::INTERNET;
 use super::place::Place;
 use crate::support::lab::Lab;
 
@@ -28,20 +26,18 @@ const UNSENT: usize = 128 * 1024;
 const OPEN: Duration = Duration::from_secs(20);
 /// The last bytes of a flow that ends are through the line by then.
 const DRAIN: Duration = Duration::from_secs(20);
-/// The far end's echo.
-const ECHO: SocketAddr = SocketAddr::new(IpAddr::V4(INTERNET), 7);
-/// Time between two echoes.
-const BEAT: Duration = Duration::from_millis(20);
-/// An echo that takes longer is lost.
-const LOST: Duration = Duration::from_secs(3);
-
 /// Bytes that arrived, by the number that each flow starts with.
 pub type Arrived = Arc<[AtomicU64; NUMBERS]>;
 /// Flows are numbered below this.
 const NUMBERS: usize = 4;
 
-/// Has the far end take whatever comes to `port`.
-pub async fn sink(internet: &Place, lab: &Lab, port: u16, arrived: &Arrived) -> Result<(), String> {
+/// Has the far end take whatever comes to `port`: count it, or send it back.
+pub async fn serve(
+    internet: &Place,
+    lab: &Lab,
+    port: u16,
+    arrived: Option<&Arrived>,
+) -> Result<(), String> {
     let acceptor = || -> Result<SslAcceptor, openssl::error::ErrorStack> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         builder.set_private_key_file(lab.key(), SslFiletype::PEM)?;
@@ -49,14 +45,24 @@ pub async fn sink(internet: &Place, lab: &Lab, port: u16, arrived: &Arrived) -> 
         Ok(builder.build())
     };
     let acceptor = acceptor().map_err(|error| format!("no TLS server: {error}"))?;
-    let arrived = Arc::clone(arrived);
+    let arrived = arrived.cloned();
     let listen = async move {
         let listener = TcpListener::bind((INTERNET, port)).await?;
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, arrived) = (acceptor.clone(), Arc::clone(&arrived));
+                let (acceptor, arrived) = (acceptor.clone(), arrived.clone());
+                let answer = async move {
+                    let _ = stream.set_nodelay(true);
+                    let mut stream = SslStream::new(Ssl::new(acceptor.context())?, stream)?;
+                    Pin::new(&mut stream).accept().await?;
+                    match &arrived {
+                        Some(arrived) => swallow(&mut stream, arrived).await?,
+                        None => send_back(&mut stream).await?,
+                    }
+                    Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+                };
                 // A flow that is cut ends with an error here, and may.
-                tokio::spawn(async move { swallow(stream, &acceptor, &arrived).await.ok() });
+                tokio::spawn(async move { answer.await.ok() });
             }
         });
         Ok::<_, std::io::Error>(())
@@ -66,12 +72,9 @@ pub async fn sink(internet: &Place, lab: &Lab, port: u16, arrived: &Arrived) -> 
 }
 
 async fn swallow(
-    stream: TcpStream,
-    acceptor: &SslAcceptor,
+    stream: &mut SslStream<TcpStream>,
     arrived: &[AtomicU64; NUMBERS],
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut stream = SslStream::new(Ssl::new(acceptor.context())?, stream)?;
-    Pin::new(&mut stream).accept().await?;
+) -> std::io::Result<()> {
     let number = usize::from(stream.read_u8().await?);
     let mut piece = vec![0; PIECE];
     loop {
@@ -85,8 +88,18 @@ async fn swallow(
         }
     }
     // The sender waits for this: everything has arrived.
-    stream.shutdown().await?;
-    Ok(())
+    stream.shutdown().await
+}
+
+async fn send_back(stream: &mut SslStream<TcpStream>) -> std::io::Result<()> {
+    stream.read_u8().await?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        match stream.read(&mut piece).await? {
+            0 => return Ok(()),
+            bytes => stream.write_all(&piece[..bytes]).await?,
+        }
+    }
 }
 
 /// How a flow gets to the far end.
@@ -241,106 +254,4 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     // Its end is the far end's word that all is there.
     while stream.read(&mut [0]).await? > 0 {}
     Ok(())
-}
-
-/// A small packet there and back, fifty times a second.
-pub struct Echo {
-    seen: Arc<Mutex<Vec<Beat>>>,
-    tasks: [JoinHandle<()>; 3],
-}
-
-#[derive(Clone, Copy)]
-struct Beat {
-    sent: Instant,
-    took: Option<Duration>,
-}
-
-/// How long the line took in a phase.
-#[derive(Clone, Copy, Default)]
-pub struct RoundTrips {
-    /// How many came back.
-    pub count: usize,
-    /// How many did not.
-    pub lost: usize,
-    /// The median.
-    pub p50: Duration,
-    /// The 95th percentile.
-    pub p95: Duration,
-}
-
-impl Echo {
-    /// Begins, from the house to the far end and past any forward proxy.
-    pub async fn start(house: &Place, internet: &Place) -> Result<Self, String> {
-        let bound = |error: std::io::Error| format!("no echo: {error}");
-        let far = internet.run(UdpSocket::bind(ECHO)).await.map_err(bound)?;
-        let near = house.run(UdpSocket::bind((HOUSE, 0))).await.map_err(bound)?;
-        let near = Arc::new(near);
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (asking, asked) = (Arc::clone(&near), Arc::clone(&seen));
-        let answered = Arc::clone(&seen);
-        let tasks = [
-            internet.spawn(async move {
-                let mut packet = [0; 64];
-                while let Ok((length, from)) = far.recv_from(&mut packet).await {
-                    let _ = far.send_to(&packet[..length], from).await;
-                }
-            }),
-            house.spawn(async move {
-                let mut beat = tokio::time::interval(BEAT);
-                for number in 0_u64.. {
-                    beat.tick().await;
-                    asked
-                        .lock()
-                        .expect("no holder panics")
-                        .push(Beat { sent: Instant::now(), took: None });
-                    let _ = asking.send_to(&number.to_be_bytes(), ECHO).await;
-                }
-            }),
-            house.spawn(async move {
-                let mut packet = [0; 8];
-                while near.recv(&mut packet).await.is_ok() {
-                    let number = u64::from_be_bytes(packet) as usize;
-                    let mut beats = answered.lock().expect("no holder panics");
-                    if let Some(beat) = beats.get_mut(number) {
-                        beat.took.get_or_insert(beat.sent.elapsed());
-                    }
-                }
-            }),
-        ];
-        Ok(Self { seen, tasks })
-    }
-
-    /// What was sent in these times; waits until it is back or lost.
-    pub async fn within(&self, times: &[Range<Instant>]) -> RoundTrips {
-        let deadline = Instant::now() + LOST;
-        loop {
-            let mut beats = self.seen.lock().expect("no holder panics").clone();
-            beats.retain(|beat| times.iter().any(|time| time.contains(&beat.sent)));
-            if beats.iter().all(|beat| beat.took.is_some()) || Instant::now() > deadline {
-                return RoundTrips::of(&beats);
-            }
-            tokio::time::sleep(BEAT).await;
-        }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-impl RoundTrips {
-    fn of(beats: &[Beat]) -> Self {
-        let mut took: Vec<Duration> = beats.iter().filter_map(|beat| beat.took).collect();
-        took.sort_unstable();
-        let last = took.len().saturating_sub(1) as f64;
-        let at = |share: f64| took.get((last * share).round() as usize).copied();
-        Self {
-            count: took.len(),
-            lost: beats.len() - took.len(),
-            p50: at(0.5).unwrap_or_default(),
-            p95: at(0.95).unwrap_or_default(),
-        }
-    }
 }

@@ -24,6 +24,8 @@ pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 pub const BULK: u16 = 4433;
 /// The port there of regular traffic.
 pub const REGULAR: u16 = 4434;
+/// The port there that sends back what comes, of the regular class too.
+pub const CLICKS: u16 = 4435;
 
 /// Propagation in one direction. Twice this is the round trip of an idle line.
 const EACH_WAY: Duration = Duration::from_millis(10);

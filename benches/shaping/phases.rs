@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslConnector;
 
 use super::dripline;
+use super::echo::Echo;
 use super::figures::{Figures, Subject};
-use super::flows::{self, Arrived, Echo, Flow, Route};
-use super::line::{BULK, Line, MACHINES, REGULAR, Tree};
+use super::flows::{self, Arrived, Flow, Route};
+use super::line::{BULK, CLICKS, Line, MACHINES, REGULAR, Tree};
 use crate::support::lab::Lab;
 use crate::support::measure;
 use crate::support::process::Proxy;
@@ -87,10 +88,10 @@ impl Bench {
         let lab = Arc::new(Lab::new(0, 0)?);
         let line = Line::new(plan.tree, &plan.congestion).await?;
         let arrived = Arrived::default();
-        for port in [BULK, REGULAR] {
-            flows::sink(&line.internet, &lab, port, &arrived).await?;
+        for (port, arrived) in [(BULK, Some(&arrived)), (REGULAR, Some(&arrived)), (CLICKS, None)] {
+            flows::serve(&line.internet, &lab, port, arrived).await?;
         }
-        let echo = Echo::start(&line.house, &line.internet).await?;
+        let echo = Echo::packets(&line.house, &line.internet).await?;
         let tls = lab.connector()?;
         let pressed = AtomicBool::new(false);
         Ok(Self { plan, line, lab, tls, arrived, echo, pressed })
@@ -115,14 +116,17 @@ impl Bench {
         // What the one before left in the modem is on its way by then.
         self.watch(times.rest, &[]).await?;
         self.line.passed.forget();
-        let idle = self.watch(times.idle, &[]).await?;
-        figures.idle = self.echo.within(&[idle]).await;
+        let clicks = self.route(shaping, MACHINES[2], CLICKS);
+        let clicks = Echo::connection(&self.line.house, clicks).await?;
+        let idle = [self.watch(times.idle, &[]).await?];
+        figures.idle = self.echo.within(&idle).await;
+        figures.idle_clicks = clicks.within(&idle).await;
 
         let bulk = self.bulk(shaping, 0, BULK_FLOWS).await?;
-        self.alone(shaping, times, &bulk, &mut figures).await?;
-        self.both(shaping, times, &bulk, &mut figures).await?;
+        self.alone(shaping, times, &bulk, &clicks, &mut figures).await?;
+        self.both(shaping, times, &bulk, &clicks, &mut figures).await?;
         self.cut(shaping, times, &bulk, &mut figures).await?;
-        drop(bulk);
+        drop((bulk, clicks));
 
         // The short form asks dripline alone: the kernel's answer is known, connections count.
         if !self.plan.short || matches!(shaping, Shaping::Dripline(_)) {
@@ -140,17 +144,19 @@ impl Bench {
         shaping: &Shaping,
         times: &Times,
         bulk: &[Flow],
+        clicks: &Echo,
         figures: &mut Figures,
     ) -> Result<(), String> {
         self.watch(times.settle * 2, bulk).await?;
         let (before, cpu) = (self.arrived(), shaping.cpu()?);
-        let alone = self.watch(times.alone, bulk).await?;
-        let seconds = (alone.end - alone.start).as_secs_f64();
+        let alone = [self.watch(times.alone, bulk).await?];
+        let seconds = (alone[0].end - alone[0].start).as_secs_f64();
         figures.alone = rates(before, self.arrived(), seconds)[0];
         let cpu = shaping.cpu()?.zip(cpu).map(|(after, before)| after.saturating_sub(before));
         figures.cores = cpu.map(|cpu| cpu.as_secs_f64() / seconds);
-        figures.alone_wire = self.line.passed.rate(BULK, std::slice::from_ref(&alone));
-        figures.alone_trips = self.echo.within(&[alone]).await;
+        figures.alone_wire = self.line.passed.rate(BULK, &alone);
+        figures.alone_trips = self.echo.within(&alone).await;
+        figures.alone_clicks = clicks.within(&alone).await;
         Ok(())
     }
 
@@ -160,6 +166,7 @@ impl Bench {
         shaping: &Shaping,
         times: &Times,
         bulk: &[Flow],
+        clicks: &Echo,
         figures: &mut Figures,
     ) -> Result<(), String> {
         let tree = self.plan.tree;
@@ -191,6 +198,7 @@ impl Bench {
         [figures.both_bulk, figures.both_regular] = [sum[0] / seconds, sum[2] / seconds];
         figures.both_bulk_wire = self.line.passed.rate(BULK, &observed);
         figures.both_trips = self.echo.within(&observed).await;
+        figures.both_clicks = clicks.within(&observed).await;
         Ok(())
     }
 
@@ -284,7 +292,11 @@ impl Bench {
     }
 
     fn route(&self, shaping: &Shaping, from: Ipv4Addr, port: u16) -> Route {
-        let name = if port == BULK { dripline::BULK_NAME } else { dripline::REGULAR_NAME };
+        let name = match port {
+            BULK => dripline::BULK_NAME,
+            REGULAR => dripline::REGULAR_NAME,
+            _ => dripline::CLICKS_NAME,
+        };
         let through = matches!(shaping, Shaping::Dripline(_));
         let proxy = through.then_some((dripline::DOOR, name));
         Route { from, port, proxy, tls: self.tls.clone() }
