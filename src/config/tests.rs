@@ -1052,7 +1052,7 @@ fn the_reference_file_shows_every_key_and_its_default() {
     let reference = fs::read_to_string(&path).unwrap();
     let everything = "listen: [{addr: x, tls: {}}, {addr: x, tls: {certificates: [{}]}}]\n\
          health: {addr: x}\nadmin: {addr: x}\ndrip: {trusted_header: {}}\n\
-         profiles: [{match: {}, bounds: {}}]\nforward_proxy: {users: [{}]}\n\
+         profiles: [{match: {}, bounds: {}}]\nforward_proxy: {users: [{}], classes: [{}]}\n\
          shaping: {links: [{}], classes: [{pcq: {}}]}";
     let reader = Reader::default();
     let Value::Mapping(tree) = serde_yaml::from_str(everything).unwrap() else { panic!("no map") };
@@ -1162,6 +1162,34 @@ fn every_error_of_the_classes_has_its_path() {
             "shaping.classes[0].max_limit: the limit_at of its children are 30Mbit together, more than its max_limit of 20Mbit"
         ]
     );
+}
+
+#[test]
+fn clients_of_the_forward_proxy_may_have_classes_of_their_own() {
+    let tree = "shaping: {classes: [{name: up, max_limit: 9Mbit}, {name: desk, parent: up}, {name: rest, parent: up}]}\n";
+    let proxy = |classes: &str| {
+        format!("{tree}forward_proxy: {{addr: '127.0.0.1:3128', class: rest, classes: {classes}}}")
+    };
+    let one = classic().yaml(&proxy("[{clients: [10.0.0.0/8, 'fd00::/8'], class: desk}]")).load();
+    let own = &one.forward_proxy.unwrap().classes[0];
+    assert_eq!((own.clients.len(), &*own.class), (2, "desk"));
+    assert!(!one.warnings.iter().any(|warning| warning.contains("nothing feeds")), "desk is fed");
+
+    let at = "forward_proxy.classes";
+    for (classes, expected) in [
+        ("[{class: desk}]", format!("{at}[0].clients: missing; write the networks")),
+        (
+            "[{clients: [], class: desk}]",
+            format!("{at}[0].clients: is empty; nobody could be counted here"),
+        ),
+        ("[{clients: [10.0.0.0/8]}]", format!("{at}[0].class: missing; write a class")),
+        ("[{clients: [10.0.0.0/8], class: up}]", format!("{at}[0].class: `up` has children")),
+        ("[{clients: [10.0.0.0/8], class: desc}]", format!("{at}[0].class: ")),
+        ("[{clients: [10.0.0.0/8], class: desk, rate: 1}]", format!("{at}[0].rate: ")),
+    ] {
+        let errors = errors(&proxy(classes));
+        assert!(errors[0].starts_with(&expected), "{classes}: {errors:?}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::shaping::ClassUses;
 use crate::forward_proxy::allow::{Endpoint, Rules, Target};
 use crate::forward_proxy::connect::User;
 use crate::forward_proxy::ranges::Prefixes;
-use crate::forward_proxy::{Limits, Settings};
+use crate::forward_proxy::{ClientClass, Limits, Settings};
 use crate::s3::endpoint::BucketName;
 use crate::units::ByteSize;
 
@@ -43,14 +43,15 @@ pub(super) fn forward_proxy(
         let message = "missing; write the networks whose clients may use the proxy, such as [192.168.80.0/24]";
         section.missing("clients", message);
     }
-    let clients = clients.map(client_networks).unwrap_or_default();
+    let clients = clients.map(|field| client_networks(field, "use the proxy")).unwrap_or_default();
     let users = section.take("users").map(users).unwrap_or_default();
     let rules = rules(&mut section);
     let resolve = section.take("resolve").map(resolve).unwrap_or_default();
     let ip_ranges = section.take("ip_ranges").and_then(ip_ranges);
     let class = uses.take(&mut section, "class");
+    let classes = client_classes(&mut section, uses);
     let download_class = uses.take(&mut section, "download_class");
-    if download_class.is_some() && class.is_none() {
+    if download_class.is_some() && class.is_none() && classes.is_empty() {
         section.missing("class", "missing; download_class is for what `class` is not to count");
     }
     let limits = limits(&mut section);
@@ -64,9 +65,32 @@ pub(super) fn forward_proxy(
         resolve,
         ip_ranges,
         class,
+        classes,
         download_class,
         limits,
     })
+}
+
+/// Reads `classes`: what the clients of certain networks are counted to instead.
+fn client_classes(section: &mut Section<'_>, uses: &mut ClassUses) -> Vec<ClientClass> {
+    let items = section.take("classes").and_then(Field::items).unwrap_or_default();
+    let mut own = |item: Field<'_>| {
+        let mut section = item.section();
+        for (key, message) in [
+            ("clients", "missing; write the networks whose tunnels the class is for"),
+            ("class", "missing; write a class of shaping.classes"),
+        ] {
+            if !section.holds(&[key]) {
+                section.missing(key, message);
+            }
+        }
+        let clients =
+            section.take("clients").map(|field| client_networks(field, "be counted here"));
+        let class = uses.take(&mut section, "class");
+        section.finish(&[]);
+        Some(ClientClass { clients: clients?, class: class? })
+    };
+    items.into_iter().filter_map(&mut own).collect()
 }
 
 fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
@@ -82,12 +106,13 @@ fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr>
     }
 }
 
-fn client_networks(field: Field<'_>) -> Vec<ipnet::IpNet> {
+/// Reads a list of networks, without which nobody could do what they are for.
+fn client_networks(field: Field<'_>, what: &str) -> Vec<ipnet::IpNet> {
     let (reader, at) = (field.reader(), field.at.clone());
     let errors = reader.error_count();
     let networks = networks(field);
     if networks.is_empty() && reader.error_count() == errors {
-        reader.fail(&at, "is empty; nobody could use the proxy");
+        reader.fail(&at, format!("is empty; nobody could {what}"));
     }
     networks
 }

@@ -65,10 +65,21 @@ pub struct Settings {
     pub ip_ranges: Option<PathBuf>,
     /// The class of what goes either way, or of what clients send if the other has one of its own.
     pub class: Option<Arc<str>>,
+    /// Classes of some clients, in place of `class`; the first that matches counts.
+    pub classes: Vec<ClientClass>,
     /// The class of what clients receive.
     pub download_class: Option<Arc<str>>,
     /// What tunnels may take.
     pub limits: Limits,
+}
+
+/// A class of certain clients' own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientClass {
+    /// Whose tunnels are counted to it.
+    pub clients: Vec<IpNet>,
+    /// Its name.
+    pub class: Arc<str>,
 }
 
 /// What tunnels may take. Times are 1 ms to 24 h.
@@ -160,17 +171,18 @@ impl ForwardProxy {
         })
     }
 
-    /// Puts other settings in place, for connections to come. The address stays, and so does the class where
-    /// the tree has none of the new name: the tree may need an upgrade that this does not, and until then
-    /// nothing goes unshaped.
+    /// Puts other settings in place, for connections to come. The address stays, and so do the classes
+    /// where the tree has none of a new name: the tree may need an upgrade that this does not, and until
+    /// then nothing goes unshaped.
     pub fn set(&self, mut settings: Settings) {
-        let known = |class: &Option<Arc<str>>| match (class, &self.shaper) {
-            (Some(class), Some(shaper)) => shaper.socket(class).is_some(),
-            (class, _) => class.is_none(),
+        let known = |class: &Arc<str>| {
+            self.shaper.as_ref().is_some_and(|shaper| shaper.socket(class).is_some())
         };
-        if !known(&settings.class) || !known(&settings.download_class) {
+        let own = settings.classes.iter().map(|own| &own.class);
+        if !settings.class.iter().chain(&settings.download_class).chain(own).all(known) {
             let old = self.settings.load();
             settings.class = old.class.clone();
+            settings.classes = old.classes.clone();
             settings.download_class = old.download_class.clone();
         }
         self.door.set(bounds(settings.limits));
@@ -234,7 +246,7 @@ impl ForwardProxy {
         let mut agreed = head::agree(client, settings).await?;
         let active = busy();
         let limit = settings.limits.connect_timeout;
-        let marks = self.marks(settings, &agreed);
+        let marks = self.marks(settings, &agreed, peer);
         let dial = dial::dial(settings, &self.ranges, &self.lookups, &agreed, marks);
         let upstream = timeout(limit, dial).await.map_err(|_| Refusal::Slow(limit))??;
         head::accept(client).await?;
@@ -247,16 +259,17 @@ impl ForwardProxy {
     fn flows(&self, agreed: &Agreed, peer: SocketAddr) -> [Option<Flow>; 2] {
         let settings = self.settings.load();
         let owner = Owner { client: peer.ip().to_canonical(), user: agreed.user.clone() };
-        let down = settings.download_class.as_ref().or(settings.class.as_ref());
-        [settings.class.as_ref(), down].map(|class| {
+        let up = settings.class_of(peer.ip());
+        let down = settings.download_class.as_ref().or(up);
+        [up, down].map(|class| {
             let class = class.filter(|_| agreed.kind != Kind::Credentials)?;
             self.shaper.as_ref()?.flow(class, &owner)
         })
     }
 
     /// How the class would have the socket to S3 marked.
-    fn marks(&self, settings: &Settings, agreed: &Agreed) -> SocketMarks {
-        let class = settings.class.as_ref().filter(|_| agreed.kind != Kind::Credentials);
+    fn marks(&self, settings: &Settings, agreed: &Agreed, peer: SocketAddr) -> SocketMarks {
+        let class = settings.class_of(peer.ip()).filter(|_| agreed.kind != Kind::Credentials);
         let marks = class.and_then(|class| self.shaper.as_ref()?.socket(class));
         marks.unwrap_or_default()
     }
@@ -276,6 +289,13 @@ impl ForwardProxy {
 }
 
 impl Settings {
+    /// The class of what this client sends.
+    fn class_of(&self, client: IpAddr) -> Option<&Arc<str>> {
+        let client = client.to_canonical();
+        let own = |class: &&ClientClass| class.clients.iter().any(|net| net.contains(&client));
+        self.classes.iter().find(own).map(|own| &own.class).or(self.class.as_ref())
+    }
+
     fn admits(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         self.clients.is_empty() || self.clients.iter().any(|network| network.contains(&client))
@@ -286,4 +306,46 @@ impl Settings {
 fn bounds(limits: Limits) -> limits::Settings {
     let Limits { connections, per_client, .. } = limits;
     limits::Settings { connections, per_client, ..limits::Settings::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(class: Option<&str>, classes: &[(&str, &str)]) -> Settings {
+        let own = |(network, class): &(&str, &str)| ClientClass {
+            clients: vec![network.parse().unwrap()],
+            class: (*class).into(),
+        };
+        Settings {
+            addr: SocketAddr::from(([127, 0, 0, 1], 3128)),
+            clients: Vec::new(),
+            users: Vec::new(),
+            rules: Rules::default(),
+            resolve: BTreeMap::new(),
+            ip_ranges: None,
+            class: class.map(Into::into),
+            classes: classes.iter().map(own).collect(),
+            download_class: None,
+            limits: Limits::default(),
+        }
+    }
+
+    #[test]
+    fn a_client_has_the_first_class_that_names_it_or_that_of_all() {
+        let classes = [("10.0.0.7/32", "desk"), ("10.0.0.0/8", "house"), ("fd00::/8", "house")];
+        let settings = settings(Some("rest"), &classes);
+        for (client, class) in [
+            ("10.0.0.7", "desk"),
+            ("::ffff:10.0.0.7", "desk"),
+            ("10.9.9.9", "house"),
+            ("fd00::1", "house"),
+            ("192.0.2.1", "rest"),
+            ("2001:db8::1", "rest"),
+        ] {
+            assert_eq!(settings.class_of(client.parse().unwrap()).unwrap().as_ref(), class);
+        }
+        let settings = super::tests::settings(None, &classes);
+        assert_eq!(settings.class_of("192.0.2.1".parse().unwrap()), None);
+    }
 }
