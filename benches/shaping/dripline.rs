@@ -67,7 +67,7 @@ pub async fn start(
     let lab = Arc::clone(lab);
     let started = house.run(async move {
         let proxy = process::spawn(&lab, "dripline", DOOR.port(), End::Kill, command)?;
-        proxy.started(|| process::is_ready(process::loopback(ADMIN))).await
+        proxy.started(|_| process::is_ready(process::loopback(ADMIN))).await
     });
     started.await
 }
