@@ -160,10 +160,17 @@ impl ForwardProxy {
         })
     }
 
-    /// Puts other settings in place, for connections to come. The address stays, and so does the class where
-    /// the tree has none of the new name: the tree may need an upgrade that this does not, and until then
-    /// nothing goes unshaped.
+    /// Puts other settings in place, for connections to come. The address stays, and if the new settings
+    /// have another one, so does who may use it: what is right on loopback would open it to a network. The
+    /// class stays where the tree has none of the new name that can be fed: the tree may need an upgrade
+    /// that this does not, and until then nothing goes unshaped.
     pub fn set(&self, mut settings: Settings) {
+        let old = self.settings.load_full();
+        if settings.addr != old.addr {
+            settings.addr = old.addr;
+            settings.clients.clone_from(&old.clients);
+            settings.users.clone_from(&old.users);
+        }
         let known = |class: &Option<Arc<str>>| match (class, &self.shaper) {
             (Some(class), Some(shaper)) => shaper.socket(class).is_some(),
             (class, _) => class.is_none(),
