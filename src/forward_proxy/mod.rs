@@ -172,13 +172,12 @@ impl ForwardProxy {
             settings.users.clone_from(&old.users);
         }
         let known = |class: &Option<Arc<str>>| match (class, &self.shaper) {
-            (Some(class), Some(shaper)) => shaper.socket(class).is_some(),
+            (Some(class), Some(shaper)) => shaper.feeds(class),
             (class, _) => class.is_none(),
         };
         if !known(&settings.class) || !known(&settings.download_class) {
-            let old = self.settings.load();
-            settings.class = old.class.clone();
-            settings.download_class = old.download_class.clone();
+            settings.class.clone_from(&old.class);
+            settings.download_class.clone_from(&old.download_class);
         }
         self.door.set(bounds(settings.limits));
         self.ranges.set(settings.ip_ranges.as_deref());
