@@ -195,7 +195,10 @@ impl Control {
                     warn!("{warning}");
                 }
                 self.settings = config.server.clone();
-                for key in self.reloader.apply(config) {
+                let reloader = Arc::clone(&self.reloader);
+                // Certificates and ip_ranges are read there.
+                let applied = tokio::task::spawn_blocking(move || reloader.apply(config)).await;
+                for key in applied.unwrap_or_default() {
                     warn!("{key}: the new value needs an upgrade or a restart; the old one stays");
                 }
                 info!(

@@ -210,6 +210,12 @@ impl Profiles {
         self.list.iter().find(fits).unwrap_or(&self.default)
     }
 
+    /// The classes of the tree that they name.
+    pub fn classes(&self) -> impl Iterator<Item = &str> {
+        let all = self.list.iter().chain([&self.default]);
+        all.filter_map(|profile| profile.drip.class.as_deref())
+    }
+
     /// The largest record for a connection before its first request.
     #[must_use]
     pub fn handshake_cap(&self, facts: &Facts<'_>) -> ChunkSize {

@@ -65,10 +65,16 @@ pub(super) async fn dial(
 }
 
 /// All addresses of the name, in the resolver's order of preference.
+///
+/// But for names that the configuration has in full, it is looked up with the root's dot: a name that a client
+/// has made up and that does not exist must not lead to where resolv.conf's `search` has it continued.
 async fn resolve(lookups: &Arc<Semaphore>, agreed: &Agreed) -> io::Result<Vec<SocketAddr>> {
     // It is never closed.
     let leave = Arc::clone(lookups).acquire_owned().await.map_err(io::Error::other)?;
-    let Target { host, port } = agreed.target.clone();
+    let Target { mut host, port } = agreed.target.clone();
+    if agreed.kind != Kind::Named {
+        host.push('.');
+    }
     let look_up = move || {
         let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
         // Not before the thread is free again, whoever has stopped waiting for it.

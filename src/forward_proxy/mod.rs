@@ -171,19 +171,24 @@ impl ForwardProxy {
         })
     }
 
-    /// Puts other settings in place, for connections to come. The address stays, and so do the classes
-    /// where the tree has none of a new name: the tree may need an upgrade that this does not, and until
-    /// then nothing goes unshaped.
+    /// Puts other settings in place, for connections to come. The address stays, and if the new settings
+    /// have another one, so does who may use it: what is right on loopback would open it to a network. The
+    /// classes stay where the tree has none of a new name that can be fed: the tree may need an upgrade
+    /// that this does not, and until then nothing goes unshaped.
     pub fn set(&self, mut settings: Settings) {
-        let known = |class: &Arc<str>| {
-            self.shaper.as_ref().is_some_and(|shaper| shaper.socket(class).is_some())
-        };
+        let old = self.settings.load_full();
+        if settings.addr != old.addr {
+            settings.addr = old.addr;
+            settings.clients.clone_from(&old.clients);
+            settings.users.clone_from(&old.users);
+        }
+        let known =
+            |class: &Arc<str>| self.shaper.as_ref().is_some_and(|shaper| shaper.feeds(class));
         let own = settings.classes.iter().map(|own| &own.class);
         if !settings.class.iter().chain(&settings.download_class).chain(own).all(known) {
-            let old = self.settings.load();
-            settings.class = old.class.clone();
-            settings.classes = old.classes.clone();
-            settings.download_class = old.download_class.clone();
+            settings.class.clone_from(&old.class);
+            settings.classes.clone_from(&old.classes);
+            settings.download_class.clone_from(&old.download_class);
         }
         self.door.set(bounds(settings.limits));
         self.ranges.set(settings.ip_ranges.as_deref());

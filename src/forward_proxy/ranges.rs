@@ -1,8 +1,8 @@
 //! Amazon's ip-ranges.json as a local file: the addresses that are S3's. Whoever keeps the file up to date
 //! (a timer with curl) has dripline refuse a name of S3's that leads anywhere else.
 //!
-//! Invariant: once there was a good copy there is one. A file that does not parse, or that has lost most of
-//! its prefixes, changes nothing.
+//! Invariants: once there was a good copy there is one; a file that does not parse, or that has lost most of
+//! its prefixes, changes nothing. As long as there was none, no address is S3's.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const MAX_BYTES: u64 = 32 << 20;
 
 /// The prefixes of S3, from one state of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prefixes {
     /// Tells one edition of the file from another: the time of its publication, in seconds.
     token: String,
@@ -145,10 +145,11 @@ impl Ranges {
         self.look();
     }
 
-    /// S3's prefixes as they are now; None if no file is configured.
+    /// S3's prefixes as they are now; None if no file is configured, and none of them if it is but has not
+    /// been of use yet.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Prefixes>> {
-        self.good.load_full()
+        self.path.load().is_some().then(|| self.good.load_full().unwrap_or_default())
     }
 
     /// Reads the file if it has changed. What is of no use is logged, and changes nothing.
@@ -166,6 +167,9 @@ impl Ranges {
             Ok(Some(count)) => info!("ip_ranges: {count} prefixes of S3 from {}", path.display()),
             Ok(None) => {}
             Err(_) if gone => {}
+            Err(e) if self.good.load().is_none() => {
+                warn!("ip_ranges: {e}; without a good copy no address is S3's");
+            }
             Err(e) => warn!("ip_ranges: {e}; the last good copy stays"),
         }
     }
@@ -259,6 +263,23 @@ mod tests {
         assert_eq!(token().as_deref(), Some("3"));
         ranges.set(None);
         assert!(ranges.current().is_none());
+    }
+
+    #[test]
+    fn without_a_good_copy_no_address_is_s3s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ip-ranges.json");
+        let ranges = Ranges::default();
+        ranges.set(Some(&path));
+        let passes = || ranges.current().is_none_or(|prefixes| has(&prefixes, "52.1.2.3"));
+        assert!(!passes(), "it is gone");
+        let whole = document("1", 100);
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        ranges.look();
+        assert!(!passes(), "it is half written");
+        fs::write(&path, &whole).unwrap();
+        ranges.look();
+        assert!(passes());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A new configuration for a running server: certificates, profiles, limits and timeouts are put in
 //! place for new handshakes and requests; of everything else it is told that it takes an upgrade.
 //!
-//! Invariant: what is running keeps what it began with, but for the rates of classes.
+//! Invariants: what is running keeps what it began with, but for the rates of classes. Nothing goes
+//! unshaped because its class is one that only the next process will have.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +45,6 @@ impl Reloader {
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
     /// an upgrade.
     pub fn apply(&self, config: Config) -> Vec<&'static str> {
-        self.profiles.store(Arc::new(config.profiles.clone()));
         self.settings.store(Arc::new(config.server.clone()));
         self.door.set(config.limits);
         let reshaped = match (&self.shaper, &config.shaping) {
@@ -52,6 +52,12 @@ impl Reloader {
             (None, None) => Ok(()),
             _ => Err(TreeError::Structure),
         };
+        // Of the running tree, which may have refused the new one.
+        let known = |class| self.shaper.as_ref().is_some_and(|shaper| shaper.feeds(class));
+        let profiles_fit = config.profiles.classes().all(known);
+        if profiles_fit {
+            self.profiles.store(Arc::new(config.profiles.clone()));
+        }
         if let (Some(tunnels), Some(settings)) = (&self.tunnels, &config.forward_proxy) {
             tunnels.set(settings.clone());
         }
@@ -71,6 +77,10 @@ impl Reloader {
         if let Err(e) = reshaped {
             warn!("shaping: the old classes stay: {e}");
             upgrade.push("shaping.classes");
+        }
+        if !profiles_fit {
+            warn!("the old profiles stay: the running tree lacks a class that the new ones name");
+            upgrade.push("profiles");
         }
         upgrade
     }

@@ -116,6 +116,12 @@ impl Shaper {
         }))
     }
 
+    /// Whether there is such a class and it has no children: whether [`Self::flow`] has a flow for it.
+    #[must_use]
+    pub fn feeds(&self, class: &str) -> bool {
+        self.classes.get(class).is_some_and(|class| self.lock().tree.is_leaf(*class))
+    }
+
     /// Registers a flow with a class that has no children. None if there is no such class.
     #[must_use]
     pub fn flow(self: &Arc<Self>, class: &str, owner: &Owner) -> Option<Flow> {

@@ -79,6 +79,28 @@ async fn a_reload_changes_rules_for_connections_to_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_with_another_address_lets_in_nobody_new() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let resolve = format!("resolve: {{{HOST}: '{addr}'}}");
+    for (keys, status) in
+        [("clients: [10.0.0.0/8]", 403), ("users: [{name: a, password: 'b'}]", 407)]
+    {
+        let proxy = Proxy::start(&format!("{resolve}, {keys}")).await;
+        // On the address that it names nobody needs to be kept out; on the one that stays they do. Twice:
+        // the new address has not become the running one.
+        for _ in 0..2 {
+            let mut moved = config(&resolve);
+            moved.forward_proxy.as_mut().unwrap().addr = "127.0.0.1:1".parse().unwrap();
+            assert_eq!(proxy.reloader.apply(moved), ["forward_proxy.addr"]);
+            assert_eq!(proxy.connect(TARGET).await.1.status, status, "{keys}");
+        }
+        assert!(proxy.reloader.apply(config(&resolve)).is_empty());
+        assert_eq!(proxy.connect(TARGET).await.1.status, 200, "{keys}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_has_a_line_at_its_beginning_and_one_at_its_end() {
     logs::capture();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,13 +4,18 @@
 
 use super::*;
 use std::process::Command;
-use tokio::net::TcpListener;
+use std::sync::Mutex;
+use tokio::net::{TcpListener, UdpSocket};
 
 /// Set in the process that has namespaces of its own.
 const APART: &str = "DRIPLINE_TEST_APART";
 
 /// An address of S3's, in those namespaces.
 const S3: &str = "52.216.9.9";
+
+/// As in Kubernetes: nearly every name is first looked up below the domain.
+const RESOLV_CONF: &str =
+    "nameserver 127.0.0.1\nsearch trap.example\noptions ndots:5 timeout:1 attempts:1\n";
 
 /// Names of S3's, with where they are made to lead, and the line that says why that is refused.
 const LIES: [(&str, &str, &str); 8] = [
@@ -37,7 +42,9 @@ fn apart(name: &str, hosts: &str, test: impl Future<Output = ()>) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hosts");
     std::fs::write(&file, hosts).unwrap();
-    let script = "mount --bind \"$0\" /etc/hosts && ip link set lo up && ip addr add \"$1\"/32 dev lo && \
+    std::fs::write(dir.path().join("resolv.conf"), RESOLV_CONF).unwrap();
+    let script = "mount --bind \"$0\" /etc/hosts && \
+                  mount --bind \"${0%/*}\"/resolv.conf /etc/resolv.conf && ip link set lo up && ip addr add \"$1\"/32 dev lo && \
                   shift && exec \"$@\"";
     let output = Command::new("unshare")
         .args(["--map-root-user", "--net", "--mount", "sh", "-c", script])
@@ -56,8 +63,8 @@ fn apart(name: &str, hosts: &str, test: impl Future<Output = ()>) {
 #[test]
 fn names_of_s3_that_lead_into_the_house_are_refused() {
     let hosts: String =
-        LIES.iter().map(|(name, ip, _)| format!("{ip} {name}.{SERVICE}\n")).collect();
-    let hosts = hosts + "127.0.0.1 sts.us-east-1.amazonaws.com x.store.example\n";
+        LIES.iter().map(|(name, ip, _)| format!("{ip} {name}.{SERVICE}.\n")).collect();
+    let hosts = hosts + "127.0.0.1 sts.us-east-1.amazonaws.com. x.store.example.\n";
     apart("names_of_s3_that_lead_into_the_house_are_refused", &hosts, async {
         let proxy = Proxy::start("endpoints: ['*.store.example:443']").await;
         for (name, _, why) in LIES {
@@ -79,7 +86,8 @@ fn names_of_s3_that_lead_into_the_house_are_refused() {
 #[test]
 fn of_several_addresses_those_that_pass_are_tried_in_turn() {
     // Two may not be used, one refuses the connection, one answers.
-    let hosts = format!("127.0.0.1 {HOST}\n10.0.0.1 {HOST}\n52.216.9.8 {HOST}\n{S3} {HOST}\n");
+    let all = ["127.0.0.1", "10.0.0.1", "52.216.9.8", S3];
+    let hosts: String = all.iter().map(|ip| format!("{ip} {HOST}.\n")).collect();
     apart("of_several_addresses_those_that_pass_are_tried_in_turn", &hosts, async {
         let listener = TcpListener::bind((S3, 443)).await.unwrap();
         let proxy = Proxy::start("").await;
@@ -112,7 +120,7 @@ fn an_exact_name_of_the_configuration_may_lead_into_the_house() {
 
 #[test]
 fn with_ip_ranges_s3s_names_lead_to_s3s_addresses_alone() {
-    let hosts = format!("{S3} {HOST} x.store.example\n");
+    let hosts = format!("{S3} {HOST}. x.store.example\n");
     apart("with_ip_ranges_s3s_names_lead_to_s3s_addresses_alone", &hosts, async {
         let _listener = TcpListener::bind((S3, 443)).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -151,5 +159,68 @@ fn a_name_that_does_not_resolve() {
         assert_eq!(answer.status, 502, "{answer:?}");
         assert!(answer.body.starts_with("cannot resolve nowhere.invalid: "), "{answer:?}");
         proxy.until_refused("resolve", 1).await;
+    });
+}
+
+/// A DNS server that knows every name below trap.example, and no other. Keeps what it is asked for.
+async fn wildcard(socket: UdpSocket, asked: Arc<Mutex<Vec<String>>>) {
+    let mut packet = [0; 512];
+    loop {
+        let (length, peer) = socket.recv_from(&mut packet).await.unwrap();
+        // RFC 1035 §4.1: 12 bytes of header, then the question: labels, type, class.
+        let mut at = 12;
+        let mut name = String::new();
+        while packet[at] != 0 {
+            let end = at + 1 + usize::from(packet[at]);
+            name += &String::from_utf8_lossy(&packet[at + 1..end]);
+            name += ".";
+            at = end;
+        }
+        assert!(at + 5 <= length);
+        let (known, is_a) = (name.ends_with(".trap.example."), packet[at + 2] == 1);
+        asked.lock().unwrap().push(name);
+        let mut answer = packet[..at + 5].to_vec();
+        let found = u8::from(known && is_a);
+        // QR, RD; RA, and NXDOMAIN for others; one question, no other record.
+        answer[2..12].copy_from_slice(&[
+            0x81,
+            if known { 0x80 } else { 0x83 },
+            0,
+            1,
+            0,
+            found,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        if found == 1 {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 52, 216, 9, 9]);
+        }
+        socket.send_to(&answer, peer).await.unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_not_looked_for_elsewhere() {
+    apart("a_name_that_does_not_exist_is_not_looked_for_elsewhere", "", async {
+        let _listener = TcpListener::bind((S3, 443)).await.unwrap();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let socket = UdpSocket::bind("127.0.0.1:53").await.unwrap();
+        tokio::spawn(wildcard(socket, Arc::clone(&asked)));
+        let proxy = Proxy::start("endpoints: ['*.store.example:443', 'minio.lan:443']").await;
+        let made_up = [HOST, "sts.us-east-1.amazonaws.com", "x.store.example"];
+        for host in made_up {
+            let (_, answer) = proxy.connect(&format!("{host}:443")).await;
+            assert_eq!(answer.status, 502, "{host}: {answer:?}");
+            let mut asked = asked.lock().unwrap();
+            assert!(
+                !asked.is_empty() && asked.iter().all(|name| *name == format!("{host}.")),
+                "{asked:?}"
+            );
+            asked.clear();
+        }
+        // What the configuration has in full is meant as it is written.
+        assert_eq!(proxy.connect("minio.lan:443").await.1.status, 200);
     });
 }

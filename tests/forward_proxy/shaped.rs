@@ -199,6 +199,30 @@ async fn a_class_cut_in_flight_is_cut_at_once_and_one_that_needs_an_upgrade_chan
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_names_a_parent_of_the_running_tree_leaves_nothing_unshaped() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let keys = format!("resolve: {{{HOST}: '{}'}}, class: ", listener.local_addr().unwrap());
+    let with = |class: &str, classes: &str| {
+        let classes = format!("[{classes}]");
+        config_with(
+            &format!("{keys}{class}"),
+            &[("DRIPLINE__SHAPING__CLASSES", &classes), ("DRIPLINE__DRIP__CLASS", class)],
+        )
+    };
+    let upload = "{name: upload, max_limit: 1Mbit}";
+    let tree = with("bulk", &format!("{upload}, {{name: bulk, parent: upload}}"));
+    let lab = Lab { proxy: Proxy::of(&tree).await, listener };
+    // A leaf there, a parent here.
+    let changed = lab.proxy.reloader.apply(with("upload", upload));
+    assert_eq!(changed, ["shaping.classes", "profiles"]);
+    let before = lab.counted("bulk");
+    let (client, server) = lab.tunnel(HOST).await;
+    move_bytes(client, server, 100_000).await;
+    assert!(lab.counted("bulk") - before >= 100_000);
+    assert!(lab.proxy.reloader.apply(tree).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_a_turn_is_not_idle_and_a_slow_class_stays_in_touch() {
     // 2 KB a second: a tunnel whose pieces take longer than the idle time is not given up.
     let classes = "{name: bulk, max_limit: 16kbit}";

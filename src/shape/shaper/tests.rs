@@ -56,6 +56,18 @@ fn near(got: u64, mbit: u64) -> bool {
 const SECOND: Duration = Duration::from_secs(1);
 const HALF: Duration = Duration::from_millis(500);
 
+#[tokio::test]
+async fn classes_without_children_are_fed() {
+    let shaper = shaper(vec![class("up", None, Some(100)), class("bulk", Some("up"), Some(20))]);
+    for (name, feeds) in [("bulk", true), ("up", false), ("none", false)] {
+        assert_eq!(
+            (shaper.feeds(name), shaper.flow(name, &OWNER).is_some()),
+            (feeds, feeds),
+            "{name}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_class_cut_in_flight_is_slower_within_500_ms_and_faster_again() {
     let shaper = shaper(vec![class("up", None, Some(100)), class("bulk", Some("up"), Some(20))]);
