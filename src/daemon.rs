@@ -197,13 +197,10 @@ impl Control {
                 self.settings = config.server.clone();
                 let reloader = Arc::clone(&self.reloader);
                 // Certificates and ip_ranges are read there.
-                let applied = tokio::task::spawn_blocking(move || reloader.apply(config)).await;
-                for key in applied.unwrap_or_default() {
-                    warn!("{key}: the new value needs an upgrade or a restart; the old one stays");
+                match tokio::task::spawn_blocking(move || reloader.apply(config)).await {
+                    Ok(keys) => reloaded(&keys),
+                    Err(e) => error!("not wholly reloaded: {e}"),
                 }
-                info!(
-                    "reloaded: certificates, profiles, limits and timeouts are those of the configuration"
-                );
             }
             Ok(Err(errors)) => {
                 for error in errors.as_slice() {
@@ -224,6 +221,13 @@ impl Control {
         info!("SIGUSR2: process {} is started as the successor", launched.pid);
         Some((launched, Instant::now() + self.settings.upgrade_timeout))
     }
+}
+
+fn reloaded(needing_upgrade: &[&str]) {
+    for key in needing_upgrade {
+        warn!("{key}: the new value needs an upgrade or a restart; the old one stays");
+    }
+    info!("reloaded: certificates, profiles, limits and timeouts are those of the configuration");
 }
 
 /// Resolves when a successor has taken over, or never can.
