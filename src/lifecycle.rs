@@ -120,6 +120,10 @@ impl Lifecycle {
     #[must_use]
     pub fn connection(&self) -> Connection {
         self.inner.arriving.fetch_add(1, Ordering::AcqRel);
+        // It may have been on its way through a listener that closes now.
+        if self.is_draining() {
+            self.inner.changed.send_replace(());
+        }
         Connection { inner: Arc::clone(&self.inner), ends_at: AtomicU8::new(Stage::Arriving as u8) }
     }
 
@@ -325,6 +329,21 @@ mod tests {
         let (left, silent, idle, arrival) = tokio::join!(drain, gone(silent), gone(idle), arrival);
         assert_eq!((left, idle, silent), (0, Duration::ZERO, ARRIVALS));
         assert_eq!(arrival, ARRIVALS / 2 + Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_through_a_closing_listener_gets_no_more_than_a_moment() {
+        let lifecycle = Lifecycle::new();
+        let _runs = lifecycle.enter();
+        let start = Instant::now();
+        let late = async {
+            tokio::time::sleep(ARRIVALS / 3).await;
+            let late = lifecycle.connection();
+            late.dismissed().await;
+            start.elapsed()
+        };
+        let (left, late) = tokio::join!(lifecycle.drain(Duration::from_secs(60)), late);
+        assert_eq!((left, late), (1, ARRIVALS));
     }
 
     #[tokio::test(start_paused = true)]
