@@ -24,6 +24,8 @@ use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use dripline::demo::origin::{Origin, OriginOptions};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use support::client::{self, Load};
@@ -68,6 +70,9 @@ struct Args {
     /// Seconds of that.
     #[arg(long, default_value_t = 20, default_value_if("short", "true", "3"))]
     full_speed_seconds: u64,
+    /// Measure how fast the spool fetches an object as well, beside a plain download from the origin.
+    #[arg(long)]
+    fill: bool,
     /// Plaintext bytes per record.
     #[arg(long, default_value_t = 4096)]
     chunk: usize,
@@ -142,10 +147,23 @@ async fn run(args: &Args) -> Result<Vec<String>, String> {
             failed.extend(broken_speed(&speeds));
         }
     }
+    let filled = if args.fill { Some(bench.fill_speed().await?) } else { None };
+    if let Some((ours, plain)) = filled {
+        let ratio = ours / plain;
+        println!("fill: {ours:.0} MB/s, plain download: {plain:.0} MB/s, ratio {ratio:.2}\n");
+        if args.assert && ratio < 0.8 {
+            failed.push(format!("fill: {ratio:.3} of a plain download's speed < 0.8"));
+        }
+    }
     if let Some(path) = &args.json {
         let speeds: Value =
             speeds.iter().map(|(name, speed)| ((*name).to_owned(), speed.json())).collect();
-        let json = json!({ "parameters": args.json(), "drips": rounds, "full_speed": speeds });
+        let json = json!({
+            "parameters": args.json(),
+            "drips": rounds,
+            "full_speed": speeds,
+            "fill_mb_per_second": filled.map(|(ours, plain)| json!({ "ours": ours, "plain": plain })),
+        });
         program::write_json(path, &json)?;
     }
     Ok(failed)
@@ -233,6 +251,64 @@ impl<'a> Bench<'a> {
         rush.unbroken()
             .map_err(|error| format!("{}: {error}\n{}", proxy.name, proxy.log_tail()))?;
         Ok(Speed { bytes, cpu, elapsed: start.elapsed() })
+    }
+
+    /// The spool's fetch of one object while a device drips, and a plain download of it: the faster of
+    /// three each, in turn, in MB/s.
+    async fn fill_speed(&self) -> Result<(f64, f64), String> {
+        let (mut ours, mut plain) = (f64::INFINITY, f64::INFINITY);
+        for round in 0..3 {
+            plain = plain.min(self.download().await?.as_secs_f64());
+            let settings = process::Settings {
+                chunk: self.args.chunk,
+                wait: self.args.wait,
+                spool: Spool::On(self.lab.path(&format!("fill{round}"))),
+                origin: format!("http://{}", self.origin.addr()),
+                environment: &self.args.environment,
+            };
+            let proxy = process::start_dripline(&self.lab, &self.args.dripline, &settings).await?;
+            let load = self.load(proxy.addr(), self.args.wait)?;
+            let mut stream = client::connect(&load).await?;
+            let (all, object) = (self.args.object as u64, load.objects[0].clone());
+            let (before, start) = (self.origin.counters().bytes_sent, Instant::now());
+            let mut device = JoinSet::new();
+            device.spawn(
+                async move { client::fetch(&mut stream, &object, load.stall, |_| ()).await },
+            );
+            // What the sockets hold when the origin has sent its last byte is a percent of an object.
+            while (self.origin.counters().bytes_sent - before) < all {
+                if start.elapsed() > Duration::from_secs(60) {
+                    return Err(format!("no fill within 60 s\n{}", proxy.log_tail()));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            ours = ours.min(start.elapsed().as_secs_f64());
+        }
+        let speed = |seconds: f64| self.args.object as f64 / 1e6 / seconds;
+        Ok((speed(ours), speed(plain)))
+    }
+
+    /// Reads one object from the origin, over HTTP as the spool does.
+    async fn download(&self) -> Result<Duration, String> {
+        let failed = |error: std::io::Error| format!("a plain download: {error}");
+        let (origin, object) = (self.origin.addr(), self.presigned().swap_remove(0));
+        let target = object.target.replacen("/file/", &format!("/{BUCKET}/"), 1);
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(origin).await.map_err(failed)?;
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.map_err(failed)?;
+        let (mut space, mut bytes) = (vec![0; 64 << 10], 0);
+        loop {
+            match stream.read(&mut space).await.map_err(failed)? {
+                0 => break,
+                n => bytes += n,
+            }
+        }
+        // The head comes on top.
+        match bytes >= self.args.object {
+            true => Ok(start.elapsed()),
+            false => Err(format!("a plain download ended after {bytes} bytes")),
+        }
     }
 
     /// Starts a proxy and has it fetch every object.
