@@ -7,6 +7,7 @@
 //!
 //! This file must not know who reads.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes that are written at once, where S3 sends that many in a row: each write takes a turn on another
+/// thread, which costs more than S3's small pieces are worth.
+const WRITE: usize = 128 << 10;
+
+/// How long fewer bytes than that are kept from readers who wait for them.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Bytes that are collected while the disk is busy, at most.
 const BATCH: usize = 1 << 20;
@@ -153,10 +161,19 @@ impl Spool {
     async fn pour(&self, object: &Arc<Object>, answer: &mut Answer) -> Result<(), Stop> {
         let mut collected = Vec::new();
         let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;
-        let ended = loop {
-            let piece = tokio::select! {
-                piece = answer.piece() => piece,
-                () = self.nobody(object) => break Err(Stop::For(Failure::Abandoned)),
+        let ended = 'pieces: loop {
+            // One future until it has a piece: what it has read of one must not be lost.
+            let mut next = pin!(answer.piece());
+            let piece = loop {
+                tokio::select! {
+                    biased;
+                    piece = &mut next => break piece,
+                    () = self.nobody(object) => break 'pieces Err(Stop::For(Failure::Abandoned)),
+                    () = tokio::time::sleep(LINGER), if !collected.is_empty() => {
+                        self.written(writing.take()).await?;
+                        writing = Some(write(object, std::mem::take(&mut collected)));
+                    }
+                }
             };
             match piece {
                 Ok(Some(piece)) => {
@@ -167,7 +184,7 @@ impl Spool {
                 Err(e) => break Err(Stop::Again(e.to_string())),
             }
             let busy = writing.as_ref().is_some_and(|writing| !writing.is_finished());
-            if !busy || collected.len() >= BATCH {
+            if (!busy && collected.len() >= WRITE) || collected.len() >= BATCH {
                 self.written(writing.take()).await?;
                 writing = Some(write(object, std::mem::take(&mut collected)));
             }

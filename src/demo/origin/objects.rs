@@ -165,8 +165,11 @@ impl S3 for Shared {
         answer.output.server_side_encryption =
             Some(ServerSideEncryption::from_static(ServerSideEncryption::AES256));
         answer.output.content_type.get_or_insert_with(|| UNKNOWN_TYPE.into());
-        answer.output.body =
-            answer.output.body.map(|body| in_pieces(body, Arc::clone(&self.0.sent)));
+        let announced = answer.output.content_length.and_then(|length| u64::try_from(length).ok());
+        answer.output.body = answer
+            .output
+            .body
+            .map(|body| in_pieces(body, announced.unwrap_or(u64::MAX), Arc::clone(&self.0.sent)));
         Ok(answer)
     }
 
@@ -393,21 +396,32 @@ fn asked(extensions: &http::Extensions) -> HeaderMap {
     extensions.get::<Asked>().map(|asked| asked.0.clone()).unwrap_or_default()
 }
 
-/// Serves a body in larger pieces and counts them.
-fn in_pieces(body: StreamingBlob, sent: Arc<AtomicU64>) -> StreamingBlob {
-    StreamingBlob::wrap(futures::stream::unfold((body, sent), |(mut body, sent)| async {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        while piece.len() < PIECE {
-            match body.next().await {
-                Some(Ok(bytes)) => piece.extend_from_slice(&bytes),
-                Some(Err(error)) => return Some((Err(io::Error::other(error)), (body, sent))),
-                None if piece.is_empty() => return None,
-                None => break,
+/// Serves the `left` bytes that were announced of a body, in larger pieces, and counts them. s3s-fs
+/// reads a file to its end whatever the range; a single byte of a large object would take as long as
+/// all of it.
+fn in_pieces(body: StreamingBlob, left: u64, sent: Arc<AtomicU64>) -> StreamingBlob {
+    StreamingBlob::wrap(futures::stream::unfold(
+        (body, left, sent),
+        |(mut body, left, sent)| async move {
+            let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+            let mut piece = BytesMut::with_capacity(wanted);
+            while piece.len() < wanted {
+                match body.next().await {
+                    Some(Ok(bytes)) => piece.extend_from_slice(&bytes),
+                    Some(Err(error)) => {
+                        return Some((Err(io::Error::other(error)), (body, left, sent)));
+                    }
+                    None => break,
+                }
             }
-        }
-        sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        Some((Ok(piece.freeze()), (body, sent)))
-    }))
+            if piece.is_empty() {
+                return None;
+            }
+            let bytes = piece.len() as u64;
+            sent.fetch_add(bytes, Ordering::Relaxed);
+            Some((Ok(piece.freeze()), (body, left.saturating_sub(bytes), sent)))
+        },
+    ))
 }
 
 /// The response-* query parameters on HEAD; for GET s3s has them.
@@ -422,4 +436,25 @@ fn overrides(input: &HeadObjectInput) -> HeaderMap {
     let value =
         |text: &Option<String>| text.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
     wanted.into_iter().filter_map(|(name, text)| Some((name, value(text)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_ends_with_its_last_announced_byte() {
+        // Behind those bytes nothing comes any more, not even an end.
+        let bytes = || [PIECE, PIECE, 10].map(|n| Ok::<_, io::Error>(Bytes::from(vec![7; n])));
+        let body = futures::stream::iter(bytes()).chain(futures::stream::pending());
+        let (announced, sent) = (2 * PIECE as u64 + 10, Arc::<AtomicU64>::default());
+        let served = in_pieces(StreamingBlob::wrap(body), announced, Arc::clone(&sent));
+        let pieces: Vec<_> = served.map(|piece| piece.unwrap().len()).collect().await;
+        assert_eq!(pieces, [PIECE, PIECE, 10]);
+        assert_eq!(sent.load(Ordering::Relaxed), announced);
+        // One that is shorter than announced ends where it ends.
+        let body = StreamingBlob::wrap(futures::stream::iter(bytes()));
+        let pieces = in_pieces(body, announced + PIECE as u64, sent).count().await;
+        assert_eq!(pieces, 3);
+    }
 }
