@@ -255,8 +255,8 @@ impl<'a> Bench<'a> {
         Ok(Speed { bytes, cpu, elapsed: start.elapsed() })
     }
 
-    /// The spool's fetch of one object while a device drips, and a plain download of it: the faster of
-    /// three each, in turn, in MB/s.
+    /// The spool's fetch of one object while a device drips, and a plain download of it: the fastest
+    /// of several each, in turn, in MB/s.
     async fn fill_speed(&self) -> Result<(f64, f64), String> {
         let (mut ours, mut plain) = (f64::INFINITY, f64::INFINITY);
         for round in 0..FILLS {
