@@ -8,6 +8,7 @@
 //!
 //! It must not know dripline: it is the other side of the wire.
 
+mod body;
 mod conditions;
 mod counters;
 mod listing;

@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use log::{info, warn};
 use pingora_http::ResponseHeader;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use super::file::SpoolFile;
 use super::object::{Failure, Object, State};
@@ -36,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// thread, which costs more than S3's small pieces are worth.
 const WRITE: usize = 128 << 10;
 
-/// How long fewer bytes than that are kept from readers who wait for them.
+/// How long fewer bytes than that wait for more; readers may be waiting for them.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Bytes that are collected while the disk is busy, at most.
@@ -161,15 +162,16 @@ impl Spool {
     async fn pour(&self, object: &Arc<Object>, answer: &mut Answer) -> Result<(), Stop> {
         let mut collected = Vec::new();
         let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;
+        // When what is collected is written at the latest.
+        let mut due = Instant::now();
         let ended = 'pieces: loop {
             // One future until it has a piece: what it has read of one must not be lost.
             let mut next = pin!(answer.piece());
             let piece = loop {
                 tokio::select! {
-                    biased;
                     piece = &mut next => break piece,
                     () = self.nobody(object) => break 'pieces Err(Stop::For(Failure::Abandoned)),
-                    () = tokio::time::sleep(LINGER), if !collected.is_empty() => {
+                    () = sleep_until(due), if !collected.is_empty() => {
                         self.written(writing.take()).await?;
                         writing = Some(write(object, std::mem::take(&mut collected)));
                     }
@@ -178,6 +180,9 @@ impl Spool {
             match piece {
                 Ok(Some(piece)) => {
                     self.metrics.s3_bytes.inc_by(piece.len() as u64);
+                    if collected.is_empty() {
+                        due = Instant::now() + LINGER;
+                    }
                     collected.extend_from_slice(&piece);
                 }
                 Ok(None) => break Ok(()),

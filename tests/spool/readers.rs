@@ -88,6 +88,26 @@ async fn a_reader_that_leaves_while_the_fill_stalls_is_noticed_at_once() {
     }
 }
 
+/// However little S3 has sent, whoever waits for it gets it, and not only with what comes next.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_a_stall_is_served_during_it() {
+    let body = pattern(MIB);
+    let world = Setup::new().relayed().drip(1024, "0").start(&body).await;
+    world.relay().let_through(40 * KIB);
+    let mut reader = TcpStream::connect(world.dripline.http).await.unwrap();
+    reader.write_all(&http1::head("GET", world.target(1).as_bytes(), "")).await.unwrap();
+    let mut early = vec![0; 32 * KIB];
+    let read = tokio::time::timeout(LIMIT / 2, reader.read_exact(&mut early)).await;
+    read.expect("bytes that S3 has sent").unwrap();
+    assert_eq!((world.metric(FILLING), world.metric(RESUMES)), (1, 0));
+    world.relay().let_all();
+    let mut rest = vec![0; body.len() - early.len()];
+    reader.read_exact(&mut rest).await.unwrap();
+    let all = [early, rest].concat();
+    let head = all.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    assert!(all[head..] == body[..all.len() - head]);
+}
+
 /// Whether the client sleeps between two records or waits for the fill, its end is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_disconnects_in_the_middle_is_forgotten() {

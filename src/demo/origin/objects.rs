@@ -14,8 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use openssl::sha::sha256;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -32,13 +31,10 @@ use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
 
+use super::body::in_pieces;
 use super::conditions::select;
 use super::listing::{Keys, Page};
 use super::service::Asked;
-
-/// Bytes a response body is served in. s3s-fs reads 4 KiB at a time, which would be a system call
-/// each.
-const PIECE: usize = 16 * 1024;
 
 /// What S3 calls an object whose type nobody stated.
 const UNKNOWN_TYPE: &str = "binary/octet-stream";
@@ -396,34 +392,6 @@ fn asked(extensions: &http::Extensions) -> HeaderMap {
     extensions.get::<Asked>().map(|asked| asked.0.clone()).unwrap_or_default()
 }
 
-/// Serves the `left` bytes that were announced of a body, in larger pieces, and counts them. s3s-fs
-/// reads a file to its end whatever the range; a single byte of a large object would take as long as
-/// all of it.
-fn in_pieces(body: StreamingBlob, left: u64, sent: Arc<AtomicU64>) -> StreamingBlob {
-    StreamingBlob::wrap(futures::stream::unfold(
-        (body, left, sent),
-        |(mut body, left, sent)| async move {
-            let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            let mut piece = BytesMut::with_capacity(wanted);
-            while piece.len() < wanted {
-                match body.next().await {
-                    Some(Ok(bytes)) => piece.extend_from_slice(&bytes),
-                    Some(Err(error)) => {
-                        return Some((Err(io::Error::other(error)), (body, left, sent)));
-                    }
-                    None => break,
-                }
-            }
-            if piece.is_empty() {
-                return None;
-            }
-            let bytes = piece.len() as u64;
-            sent.fetch_add(bytes, Ordering::Relaxed);
-            Some((Ok(piece.freeze()), (body, left.saturating_sub(bytes), sent)))
-        },
-    ))
-}
-
 /// The response-* query parameters on HEAD; for GET s3s has them.
 fn overrides(input: &HeadObjectInput) -> HeaderMap {
     let wanted: [(HeaderName, &Option<String>); 5] = [
@@ -436,25 +404,4 @@ fn overrides(input: &HeadObjectInput) -> HeaderMap {
     let value =
         |text: &Option<String>| text.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
     wanted.into_iter().filter_map(|(name, text)| Some((name, value(text)?))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_body_ends_with_its_last_announced_byte() {
-        // Behind those bytes nothing comes any more, not even an end.
-        let bytes = || [PIECE, PIECE, 10].map(|n| Ok::<_, io::Error>(Bytes::from(vec![7; n])));
-        let body = futures::stream::iter(bytes()).chain(futures::stream::pending());
-        let (announced, sent) = (2 * PIECE as u64 + 10, Arc::<AtomicU64>::default());
-        let served = in_pieces(StreamingBlob::wrap(body), announced, Arc::clone(&sent));
-        let pieces: Vec<_> = served.map(|piece| piece.unwrap().len()).collect().await;
-        assert_eq!(pieces, [PIECE, PIECE, 10]);
-        assert_eq!(sent.load(Ordering::Relaxed), announced);
-        // One that is shorter than announced ends where it ends.
-        let body = StreamingBlob::wrap(futures::stream::iter(bytes()));
-        let pieces = in_pieces(body, announced + PIECE as u64, sent).count().await;
-        assert_eq!(pieces, 3);
-    }
 }
