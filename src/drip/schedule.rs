@@ -76,6 +76,16 @@ impl Schedule {
         self.wait.is_zero()
     }
 
+    /// Grid points in a second, rounded up; `usize::MAX` without a pace.
+    #[must_use]
+    pub fn per_second(&self) -> usize {
+        if self.is_free() {
+            return usize::MAX;
+        }
+        let points = Duration::from_secs(1).as_nanos().div_ceil(self.wait.as_nanos());
+        usize::try_from(points).unwrap_or(usize::MAX)
+    }
+
     /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
     /// (`None`: the body's length is not known). To be asked once the record is there to be sent:
     /// the first such time of a response may anchor a new grid, on the next common point.
@@ -212,6 +222,12 @@ mod tests {
             assert_eq!(records[2].0, (500 + next) * MS, "late by {late} ms");
             assert_eq!(records[3].0, (1000 + next) * MS);
         }
+    }
+
+    #[test]
+    fn grid_points_per_second() {
+        let points = |ms: u32| Schedule::new(4096, ms * MS).per_second();
+        assert_eq!([0, 500, 300, 2000].map(points), [usize::MAX, 2, 4, 1]);
     }
 
     #[test]

@@ -212,6 +212,14 @@ impl PacedStream {
         left <= control.schedule.chunk() as u64
     }
 
+    /// Records in a second that the armed response is sent at, rounded up; `usize::MAX` without a pace.
+    #[must_use]
+    pub fn records_per_second(&self) -> usize {
+        let control = self.lock();
+        let records = control.schedule.chunk().div_ceil(control.record.max(1));
+        control.schedule.per_second().saturating_mul(records)
+    }
+
     /// Sends the rest of a body that was promised. Reads, writes and shutdowns do the same before
     /// all else, so nothing is lost or overtaken without it; they take no time off a read's timeout
     /// with it.

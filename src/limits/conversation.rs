@@ -105,13 +105,14 @@ pub async fn lead<A>(
 /// Sends the rest of a promised body: what is more than a record, on a thread for that.
 async fn drip_out(lanes: &Lanes, mut gate: Box<Gate>) -> Option<(Box<Gate>, io::Result<()>)> {
     let short = gate.paced().is_dripping_its_last();
+    let records = gate.paced().records_per_second();
     let rest = async move {
         let sent = gate.drip_out().await;
         (gate, sent)
     };
     match short {
         true => Some(rest.await),
-        false => lanes.run(rest).await,
+        false => lanes.run(records, rest).await,
     }
 }
 
