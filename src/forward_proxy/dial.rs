@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +17,6 @@ use super::ranges::Ranges;
 use super::refusal::Refusal;
 use super::{Agreed, Settings};
 use crate::shape::SocketMarks;
-
-/// Bytes that the kernel keeps for S3 beyond what the network has taken: what is queued there can be
-/// overtaken by nobody, so the queue stays in the class tree.
-const NOTSENT_LOWAT: u32 = 16 << 10;
 
 /// The most addresses that are tried: S3 answers with eight.
 const MOST: usize = 8;
@@ -127,36 +122,10 @@ fn open(address: SocketAddr, marks: SocketMarks, patience: Duration) -> io::Resu
     }?;
     let options = SockRef::from(&socket);
     options.set_tcp_nodelay(true)?;
-    options.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     // An S3 that takes nothing any more is given up by the kernel.
     options.set_tcp_user_timeout(Some(patience))?;
-    if let Some(tos) = marks.tos {
-        match address {
-            SocketAddr::V4(_) => options.set_tos_v4(u32::from(tos))?,
-            SocketAddr::V6(_) => options.set_tclass_v6(u32::from(tos))?,
-        }
-    }
-    if let Some(rate) = marks.pacing {
-        pace(&socket, rate)?;
-    }
+    marks.set(&socket)?;
     Ok(socket)
-}
-
-/// SO_MAX_PACING_RATE (socket(7)), in bytes per second.
-fn pace(socket: &TcpSocket, rate: u64) -> io::Result<()> {
-    let rate = libc::c_ulong::try_from(rate).unwrap_or(libc::c_ulong::MAX);
-    let size = libc::socklen_t::try_from(size_of_val(&rate)).unwrap_or_default();
-    // SAFETY: the descriptor is open, and the kernel reads `size` bytes of `rate`, which outlives the call.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const rate).cast(),
-            size,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -63,11 +63,7 @@ impl Client {
     ) -> Result<Answer> {
         let mut last = None;
         for _ in 0..TRIES {
-            let address = self.resolver.address().await.map_err(|e| {
-                let context = format!("cannot resolve {}", self.upstream.endpoint.host());
-                Error::because(ErrorType::ConnectError, context, e).into_up()
-            })?;
-            let peer = self.upstream.peer(address, None);
+            let (address, peer) = self.upstream.next_peer(&self.resolver).await?;
             let (session, reused) = match self.connect(&peer).await {
                 Ok(connected) => connected,
                 Err(e) => {

@@ -6,19 +6,15 @@
 //! Invariant: each upload has a connection of its own. S3 may close a pooled one at any moment, and a
 //! body that was passed on cannot be sent again. This file must not know who sends it, nor how fast.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::prelude::HttpPeer;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use socket2::SockRef;
 
 use super::resolve::Resolver;
 use super::upstream::Upstream;
@@ -26,10 +22,6 @@ use crate::shape::SocketMarks;
 
 /// How many of S3's addresses are tried for one upload.
 const TRIES: u32 = 3;
-
-/// Bytes that the kernel keeps of an upload beyond what the network has taken: what is in there the
-/// class tree cannot hold back any more.
-const NOTSENT_LOWAT: u32 = 16 << 10;
 
 /// How long an answer is waited for once S3 takes no more of the body.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -66,12 +58,10 @@ impl Putter {
     pub async fn connect(&self, marks: SocketMarks) -> Result<Put> {
         let mut last = None;
         for _ in 0..TRIES {
-            let address = self.resolver.address().await.map_err(|e| {
-                let context = format!("cannot resolve {}", self.upstream.endpoint.host());
-                Error::because(ErrorType::ConnectError, context, e).into_up()
-            })?;
-            let mut peer = self.upstream.peer(address, None);
-            mark(&mut peer, marks);
+            let (address, mut peer) = self.upstream.next_peer(&self.resolver).await?;
+            peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
+                marks.set(socket).or_err(ErrorType::SocketError, "for a class")
+            }));
             match self.connector.new_stream(&peer).await {
                 Ok(stream) => {
                     let mut session = HttpSession::new(stream);
@@ -86,36 +76,6 @@ impl Putter {
         }
         Err(last.unwrap_or_else(|| Error::new_up(ErrorType::ConnectError)))
     }
-}
-
-fn mark(peer: &mut HttpPeer, marks: SocketMarks) {
-    peer.options.dscp = marks.tos;
-    peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-        let socket = SockRef::from(socket);
-        let set = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT);
-        set.or_err(ErrorType::SocketError, "cannot set TCP_NOTSENT_LOWAT")?;
-        if let Some(rate) = marks.pacing {
-            let set = set_max_pacing_rate(socket.as_fd(), rate);
-            set.or_err(ErrorType::SocketError, "cannot set SO_MAX_PACING_RATE")?;
-        }
-        Ok(())
-    }));
-}
-
-/// SO_MAX_PACING_RATE (socket(7)), which no crate here has.
-fn set_max_pacing_rate(socket: BorrowedFd<'_>, rate: u64) -> io::Result<()> {
-    // SAFETY: the kernel reads that many bytes of a number that outlives the call, from a descriptor
-    // that is borrowed for as long.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const rate).cast(),
-            size_of::<u64>() as libc::socklen_t,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// One upload.

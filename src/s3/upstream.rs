@@ -7,9 +7,11 @@ use std::time::Duration;
 use openssl::x509::X509;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::ALPN;
+use pingora::{Error, ErrorType, Result};
 
 use super::connect::ValvedConnect;
 use super::endpoint::Endpoint;
+use super::resolve::Resolver;
 use crate::drip::valve::Valve;
 
 /// The pool's group of connections with a valve, of which none is ever pooled.
@@ -66,5 +68,18 @@ impl Upstream {
             peer.group_key = VALVED;
         }
         peer
+    }
+
+    /// The peer for a request of dripline's own to the next of S3's addresses, and that address.
+    ///
+    /// # Errors
+    ///
+    /// If S3's host has no address. The error's source is the upstream.
+    pub async fn next_peer(&self, resolver: &Resolver) -> Result<(SocketAddr, HttpPeer)> {
+        let address = resolver.address().await.map_err(|e| {
+            let context = format!("cannot resolve {}", self.endpoint.host());
+            Error::because(ErrorType::ConnectError, context, e).into_up()
+        })?;
+        Ok((address, self.peer(address, None)))
     }
 }

@@ -15,6 +15,7 @@ mod bucket;
 mod fair;
 mod flow;
 mod flows;
+mod marks;
 mod report;
 mod settings;
 mod shaper;
@@ -24,6 +25,7 @@ pub mod timetable;
 mod tree;
 
 pub use flow::{Flow, Owner};
-pub use report::{Change, ChangeError, ClassReport, SocketMarks};
+pub use marks::SocketMarks;
+pub use report::{Change, ChangeError, ClassReport};
 pub use settings::{ClassSettings, Classifier, Count, Dscp, Fault, Pcq, Priority, Settings};
 pub use shaper::{Shaper, TreeError};

@@ -68,12 +68,3 @@ pub enum ChangeError {
         message: String,
     },
 }
-
-/// What is to be set on the sockets of a class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SocketMarks {
-    /// The TOS or traffic class byte (IP_TOS, IPV6_TCLASS).
-    pub tos: Option<u8>,
-    /// Bytes per second that no single connection can exceed (SO_MAX_PACING_RATE).
-    pub pacing: Option<u64>,
-}

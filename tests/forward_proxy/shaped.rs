@@ -4,6 +4,7 @@
 use super::*;
 use std::time::Instant;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// A proxy in front of a peer that is no S3, with classes.
 struct Lab {
@@ -29,7 +30,14 @@ impl Lab {
 
     /// Both ends of a tunnel.
     async fn tunnel(&self, host: &str) -> (TcpStream, TcpStream) {
-        let (mut client, answer) = self.proxy.connect(&format!("{host}:443")).await;
+        let client = TcpStream::connect(self.proxy.addr).await.unwrap();
+        self.tunnel_of(client, host).await
+    }
+
+    /// The same, for a client who has connected.
+    async fn tunnel_of(&self, mut client: TcpStream, host: &str) -> (TcpStream, TcpStream) {
+        client.write_all(connect_to(host).as_bytes()).await.unwrap();
+        let answer = answer(&mut client).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let hello = hellos::hello(Some(host));
         client.write_all(&hello).await.unwrap();
@@ -38,6 +46,16 @@ impl Lab {
         server.read_exact(&mut seen).await.unwrap();
         (client, server)
     }
+}
+
+fn connect_to(host: &str) -> String {
+    format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n")
+}
+
+/// Sends for as long as it is let.
+async fn flood(mut client: TcpStream) {
+    let body = pattern(1 << 16);
+    while client.write_all(&body).await.is_ok() {}
 }
 
 /// Moves bytes one way; returns how long it took to arrive.
@@ -116,11 +134,6 @@ async fn users_share_a_class_however_many_connections_each_has() {
         client.write_all(&hellos::hello(Some(HOST))).await.unwrap();
         (client, lab.listener.accept().await.unwrap().0)
     };
-    /// Sends for as long as it is let.
-    async fn flood(mut client: TcpStream) {
-        let body = pattern(1 << 16);
-        while client.write_all(&body).await.is_ok() {}
-    }
     /// Counts what arrives.
     async fn count(mut server: TcpStream, seen: &std::sync::atomic::AtomicUsize) {
         let mut space = vec![0; 1 << 16];
@@ -143,15 +156,17 @@ async fn users_share_a_class_however_many_connections_each_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_to_s3_bear_the_classs_marks() {
-    let classes = "{name: bulk, max_limit: 8Mbit, dscp: le}";
+    let classes = "{name: bulk, max_limit: 8Mbit, dscp: le, pacing: true}";
     let lab = Lab::new("class: bulk", classes).await;
     let (_client, server) = lab.tunnel(HOST).await;
     let (near, far) = (server.peer_addr().unwrap(), server.local_addr().unwrap());
     let marks = socket_of(near, far);
     assert!(marks.contains("tos:0x4"), "{marks}");
+    // At most a fifth more than the class has; what is before the slash is the kernel's own.
+    assert!(marks.contains("/9600000bps"), "{marks}");
     let (_client, server) = lab.tunnel("sts.amazonaws.com").await;
     let marks = socket_of(server.peer_addr().unwrap(), server.local_addr().unwrap());
-    assert!(!marks.contains("tos:0x4"), "{marks}");
+    assert!(!marks.contains("tos:0x4") && !marks.contains("/9600000bps"), "{marks}");
 }
 
 /// What ss(8) says of the socket at `near`.
@@ -170,11 +185,8 @@ async fn a_class_cut_in_flight_is_cut_at_once_and_one_that_needs_an_upgrade_chan
         config_with(&format!("{keys}{class}"), &[("DRIPLINE__SHAPING__CLASSES", &classes)])
     };
     let lab = Lab { proxy: Proxy::of(&with("bulk", "20Mbit")).await, listener };
-    let (mut client, mut server) = lab.tunnel(HOST).await;
-    let flood = tokio::spawn(async move {
-        let body = pattern(1 << 16);
-        while client.write_all(&body).await.is_ok() {}
-    });
+    let (client, mut server) = lab.tunnel(HOST).await;
+    let flood = tokio::spawn(flood(client));
     let mut space = vec![0; 1 << 16];
     let mut over = async |time: Duration| {
         let (mut bytes, end) = (0, tokio::time::Instant::now() + time);
@@ -231,4 +243,37 @@ async fn waiting_for_a_turn_is_not_idle_and_a_slow_class_stays_in_touch() {
     let took = move_bytes(client, server, 8_000).await;
     assert!(took > Duration::from_secs(2), "{took:?}");
     lab.proxy.until_ended("done", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_gets_no_turn_is_never_silent_for_15_s() {
+    // S3 gives up on an upload after some 20 s without a byte. Here all that there is belongs to others.
+    let classes = "{name: all, max_limit: 8Mbit}, {name: bulk, parent: all, priority: 8}, \
+                   {name: regular, parent: all, limit_at: 8Mbit, priority: 1}";
+    let keys = "class: regular, classes: [{clients: [127.0.0.2/32], class: bulk}]";
+    let lab = Lab::new(keys, classes).await;
+    let mut others = JoinSet::new();
+    for _ in 0..3 {
+        let (client, mut server) = lab.tunnel(HOST).await;
+        others.spawn(flood(client));
+        others.spawn(async move {
+            tokio::io::copy(&mut server, &mut tokio::io::sink()).await.unwrap();
+        });
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let client = socket.connect(lab.proxy.addr).await.unwrap();
+    let (client, mut server) = lab.tunnel_of(client, HOST).await;
+    others.spawn(flood(client));
+    let (start, mut space) = (Instant::now(), vec![0; 1 << 16]);
+    let (mut last, mut longest, mut bytes) = (start, Duration::ZERO, 0);
+    while start.elapsed() < Duration::from_secs(36) {
+        let read = timeout(Duration::from_secs(15), server.read(&mut space)).await;
+        bytes += read.expect("no 15 s of silence").unwrap();
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    assert!(longest > Duration::from_secs(8), "it had turns of its own: {longest:?}");
+    assert!(bytes > 0 && bytes < 36_000_000 / 20, "a trickle: {bytes}");
+    assert!(lab.counted("regular") > 30_000_000, "{}", lab.counted("regular"));
 }

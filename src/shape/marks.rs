@@ -1,0 +1,109 @@
+//! What the kernel is told of a class's connections.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::{Domain, SockRef};
+
+/// Bytes that the kernel keeps of an upload beyond what the network has taken: what is in there the
+/// class tree cannot hold back any more.
+const NOTSENT_LOWAT: u32 = 16 << 10;
+
+/// What is to be set on the sockets of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SocketMarks {
+    /// The TOS or traffic class byte (IP_TOS, IPV6_TCLASS).
+    pub tos: Option<u8>,
+    /// Bytes per second that no single connection can exceed (SO_MAX_PACING_RATE).
+    pub pacing: Option<u64>,
+}
+
+impl SocketMarks {
+    /// Sets them on a connection's socket; before it connects, the handshake's packets bear the mark
+    /// too. TCP_NOTSENT_LOWAT is set in any case.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one of them, which the error names.
+    pub fn set(self, socket: &impl AsFd) -> io::Result<()> {
+        let named = |option: &'static str| {
+            move |e: io::Error| io::Error::new(e.kind(), format!("cannot set {option}: {e}"))
+        };
+        let options = SockRef::from(socket);
+        options.set_tcp_notsent_lowat(NOTSENT_LOWAT).map_err(named("TCP_NOTSENT_LOWAT"))?;
+        if let Some(tos) = self.tos.map(u32::from) {
+            match options.domain()? {
+                Domain::IPV6 => options.set_tclass_v6(tos).map_err(named("IPV6_TCLASS"))?,
+                _ => options.set_tos_v4(tos).map_err(named("IP_TOS"))?,
+            }
+        }
+        if let Some(rate) = self.pacing {
+            set_max_pacing_rate(socket, rate).map_err(named("SO_MAX_PACING_RATE"))?;
+        }
+        Ok(())
+    }
+}
+
+/// SO_MAX_PACING_RATE (socket(7)), which no crate here has.
+fn set_max_pacing_rate(socket: &impl AsFd, rate: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads that many bytes of a number that outlives the call, from a descriptor
+    // that is borrowed for as long.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const rate).cast(),
+            size_of::<u64>() as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Socket, Type};
+
+    use super::*;
+
+    fn max_pacing_rate(socket: &Socket) -> u64 {
+        let mut rate = 0_u64;
+        let mut size = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `size` bytes, which `rate` has.
+        let got = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MAX_PACING_RATE,
+                (&raw mut rate).cast(),
+                &raw mut size,
+            )
+        };
+        assert_eq!((got, size), (0, 8));
+        rate
+    }
+
+    #[test]
+    fn the_kernel_has_what_was_set() {
+        let marks = SocketMarks { tos: Some(0x04), pacing: Some(5_000_000_000) };
+        let four = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        marks.set(&four).unwrap();
+        assert_eq!(four.tos_v4().unwrap(), 0x04);
+        let six = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        marks.set(&six).unwrap();
+        assert_eq!(six.tclass_v6().unwrap(), 0x04);
+        for socket in [four, six] {
+            assert_eq!(max_pacing_rate(&socket), 5_000_000_000);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_low_water_mark_is_set_for_a_class_without_marks() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        SocketMarks::default().set(&socket).unwrap();
+        assert_eq!(socket.tos_v4().unwrap(), 0);
+        assert_eq!(max_pacing_rate(&socket), u64::MAX);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
+    }
+}
