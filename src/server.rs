@@ -1,9 +1,8 @@
 //! Config → services: the one place where all meets. Binds the listeners, serves until told to
 //! stop, drains.
-//!
-//! The accept loop is dripline's own, around Pingora's proxy, because Pingora's has a fixed
-//! handshake timeout, a fixed grace period and no way to count connections.
 
+mod accept;
+mod devices;
 mod introduction;
 mod reload;
 mod tunnels;
@@ -16,33 +15,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::StatusCode;
-use log::{debug, info, warn};
+use log::{info, warn};
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
-use pingora_core::OrErr;
-use pingora_core::apps::ServerApp;
+use pingora::prelude::fast_timeout;
 use pingora_core::apps::http_app::HttpServer;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::tls::SslStream;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::config::{self, Config, ListenerTls};
+use crate::config::{self, Config};
 use crate::drip::lanes::Lanes;
-use crate::drip::stream::PacedStream;
 use crate::lifecycle::Lifecycle;
-use crate::limits::conversation;
 use crate::limits::door::Door;
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::profile::{Facts, Profiles};
+use crate::profile::Profiles;
 use crate::proxy::running::Drips;
 use crate::proxy::upload::Uploads;
 use crate::proxy::{Board, DripProxy};
@@ -53,23 +43,12 @@ use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
 use crate::shape::{Shaper, TreeError};
 use crate::spool::{self, Spool};
-use crate::tls::combined::Combined;
-use crate::tls::listener;
 use crate::tls::reload::Reloading;
 use crate::upgrade::{Handed, Inherited, Role};
+use accept::{Plain, accept, bind};
+use devices::{Devices, reloading};
 pub use reload::Reloader;
 use tunnels::Tunnels;
-
-/// Connections that the kernel keeps for a listener until they are accepted; it lowers this to
-/// net.core.somaxconn.
-const BACKLOG: i32 = 4096;
-
-/// Bytes that the kernel keeps for a client beyond what the network has taken. A device that stalls
-/// gets no more than this in one go when it reads on, and costs no more.
-const NOTSENT_LOWAT: u32 = 16 << 10;
-
-/// How long to wait before the next accept when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The profiles in force, for handshakes and requests.
 type Profiling = Arc<ArcSwap<Profiles>>;
@@ -416,32 +395,6 @@ async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &Shared) -> usize {
     }
 }
 
-/// The TLS of one listener, whose handshakes are capped as its profiles say.
-fn reloading(
-    key: &str,
-    addr: SocketAddr,
-    tls: &ListenerTls,
-    profiles: &Profiling,
-) -> Result<Arc<Reloading>, StartError> {
-    let profiles = Arc::clone(profiles);
-    let settings = listener::Settings {
-        cap: Arc::new(move |client: listener::Client<'_>| {
-            profiles.load().handshake_cap(&Facts {
-                listener: Some(addr),
-                client: client.address,
-                server_name: client.server_name,
-                request: None,
-            })
-        }),
-        tickets: tls.tickets,
-        mfl_prefers_tls12: tls.mfl_prefers_tls12,
-    };
-    let key = format!("{key}.tls");
-    Reloading::new(key.clone(), &tls.identities, tls.files.clone(), settings)
-        .map(Arc::new)
-        .map_err(|source| StartError::Tls { key, source })
-}
-
 fn upstream(s3: &config::S3, upstream: &config::Upstream) -> Result<Upstream, StartError> {
     let ca = s3.ca.as_deref().map(authorities).transpose();
     Ok(Upstream {
@@ -478,212 +431,11 @@ fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
 }
 
 /// Pingora's own settings; a vendored OpenSSL does not know where the system keeps its
-/// certificates.
+/// certificates. Its timeouts of a second and more are tokio's: its own have a thread that wakes every
+/// 10 ms, be there any or not, which is a twentieth of the CPU time of 1,000 drips.
 fn pingora_conf() -> Arc<ServerConf> {
+    fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let ca_file = openssl_probe::probe().cert_file;
     let ca_file = ca_file.map(|path| path.to_string_lossy().into_owned());
     Arc::new(ServerConf { ca_file, ..ServerConf::default() })
-}
-
-fn bind(addr: SocketAddr, key: impl Fn() -> String) -> Result<TcpListener, StartError> {
-    let socket = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart must not wait for the last run's connections in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    socket().map_err(|source| StartError::Bind { key: key(), addr, source })
-}
-
-/// What happens to a connection once it is accepted.
-trait Serve: Send + Sync + 'static {
-    /// Sets the options of an accepted socket.
-    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
-        prepare(stream)
-    }
-
-    fn serve(
-        self: Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        lifecycle: Lifecycle,
-    ) -> impl Future<Output = ()> + Send;
-}
-
-/// Accepts until `end` turns true.
-async fn accept<S: Serve>(
-    socket: TcpListener,
-    app: Arc<S>,
-    lifecycle: Lifecycle,
-    mut end: watch::Receiver<bool>,
-) {
-    let socket = match tokio::net::TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(e) => return warn!("cannot use a listening socket: {e}"),
-    };
-    loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            _ = end.wait_for(|end| *end) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                if let Err(e) = app.prepare(&stream) {
-                    debug!("{peer}: {e}");
-                    continue;
-                }
-                tokio::spawn(Arc::clone(&app).serve(stream, peer, lifecycle.clone()));
-            }
-            Err(e) => {
-                warn!("cannot accept a connection: {e}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A connection as Pingora has it.
-fn pingoras(socket: TcpStream, peer: SocketAddr) -> L4Stream {
-    let mut stream = L4Stream::from(socket);
-    let digest = SocketDigest::from_raw_fd(std::os::fd::AsRawFd::as_raw_fd(&stream));
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    stream.set_socket_digest(digest);
-    stream
-}
-
-/// A record leaves when it is written, and a device that stops reading is not owed megabytes.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT)
-}
-
-/// A listener for devices: TLS or not, and paced.
-struct Devices {
-    /// As it is configured.
-    addr: SocketAddr,
-    proxy: Arc<HttpProxy<DripProxy>>,
-    lanes: Arc<Lanes>,
-    tls: Option<Arc<Reloading>>,
-    proxy_protocol: Option<Trusted>,
-    door: Arc<Door>,
-    metrics: Metrics,
-}
-
-impl Devices {
-    /// Whether the connection goes on: it is known whose it is, if a load balancer has to say so.
-    async fn introduced(&self, socket: &mut L4Stream) -> bool {
-        let Some(trusted) = &self.proxy_protocol else { return true };
-        let patience = self.door.settings().header_timeout;
-        introduction::introduce(socket, trusted, patience, &self.metrics.proxy_headers).await
-    }
-
-    async fn secure(&self, socket: L4Stream) -> Option<Stream> {
-        let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
-        let client = introduction::peer(&socket).map(|peer| peer.ip());
-        let limit = self.door.settings().handshake_timeout;
-        match tokio::time::timeout(limit, handshake(tls, socket)).await {
-            Ok(Ok(stream)) => return Some(Box::new(stream)),
-            Ok(Err(e)) => {
-                // A device that cannot take a handshake record goes without a word, so this is all
-                // that an operator sees of it.
-                info!(client:? = client; "TLS handshake failed: {e}");
-                self.metrics.handshake_failures.with_label_values(&["error"]).inc();
-            }
-            Err(_) => {
-                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
-                self.door.hit("handshake_timeout");
-            }
-        }
-        None
-    }
-
-    /// Ends a connection that is one too many. A TLS client is told by the end alone: a handshake
-    /// for it would cost more than what the limit protects.
-    async fn turn_away(&self, socket: L4Stream, status: StatusCode, reason: &str) {
-        if self.tls.is_some() {
-            return;
-        }
-        let Some(_telling) = self.door.tell() else { return };
-        conversation::turn_away(PacedStream::new(Box::new(socket)), &self.door, status, reason)
-            .await;
-    }
-}
-
-async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<Combined>> {
-    let failed = pingora_core::ErrorType::TLSHandshakeFailure;
-    let client = introduction::peer(&socket).map(|peer| peer.ip());
-    let ssl = listener::connection(&tls.current(), client);
-    let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
-    let mut stream = SslStream::new(ssl, Combined::new(socket))?;
-    let accepted = stream.accept().await;
-    accepted.explain_err(failed, |e| match listener::negotiated(stream.ssl()) {
-        Some(n) => format!("{e}; records of up to {} bytes, client offered {}", n.limit(), n.offer),
-        None => format!("{e}; before its ClientHello was read"),
-    })?;
-    Ok(stream)
-}
-
-impl Serve for Devices {
-    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
-        prepare(stream)?;
-        // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
-        // that a drip needs no timer for that.
-        SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings().send_timeout))
-    }
-
-    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
-        let mut socket = pingoras(socket, peer);
-        let _open = self.metrics.connection();
-        let connection = Arc::new(lifecycle.connection());
-        let Some(mut entry) = self.door.enter() else {
-            let full = "too many connections; try again later";
-            return self.turn_away(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
-        };
-        if !self.introduced(&mut socket).await {
-            return;
-        }
-        if introduction::peer(&socket).is_some_and(|client| !entry.belongs_to(client.ip())) {
-            let many = "too many connections from this address";
-            return self.turn_away(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
-        }
-        let served = async {
-            // Boxed, so that a drip of hours does not keep the room that a handshake needs.
-            if let Some(stream) = Box::pin(self.secure(socket)).await {
-                let stream = PacedStream::new(stream).accepted_by(self.addr);
-                let (proxy, lanes, door) = (&self.proxy, &self.lanes, &self.door);
-                let draining = lifecycle.draining();
-                conversation::lead(proxy, lanes, stream, door, &connection, &draining).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = served => {}
-            // A record is written in one go, so what has left is whole records. No close_notify
-            // follows in the middle of a body (RFC 8446 §6.1): the end is not one of ours to vouch for.
-            () = connection.dismissed() => {}
-        }
-    }
-}
-
-/// A plain HTTP listener of a Pingora app.
-struct Plain<A> {
-    app: Arc<A>,
-    /// How long a PROXY header may take that a client may send first; None for a listener where
-    /// nobody sends one.
-    tolerates: Option<Duration>,
-}
-
-impl<A: ServerApp + Send + Sync + 'static> Serve for Plain<A> {
-    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
-        let mut socket = pingoras(socket, peer);
-        if let Some(patience) = self.tolerates
-            && !introduction::tolerate(&mut socket, patience).await
-        {
-            return;
-        }
-        self.app.process_new(Box::new(socket), &lifecycle.draining()).await;
-    }
 }

@@ -828,3 +828,32 @@ async fn a_client_that_leaves_is_logged_as_such() {
     assert_eq!(log[0][1]["end"], "client");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
+
+// --- rest
+
+/// How often the threads of a process have gone to sleep.
+fn rests(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let rests = tasks.map(|task| {
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(task.unwrap().path().join("status"));
+        let line =
+            |text: &str| text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        status.map_or(0, |text| line(&text).unwrap().trim().parse().unwrap())
+    });
+    rests.sum()
+}
+
+#[tokio::test]
+async fn nothing_keeps_it_awake_once_its_clients_are_gone() {
+    let wanted = body(3 * 4096);
+    let origin = origin_with("fw.bin", &wanted).await;
+    let daemon = Launch::in_front_of(&origin).env("TLS_WAIT_TIME", "1").start().await;
+    assert_body(&daemon.fetch("fw.bin").await, &wanted);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = rests(daemon.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let rests = rests(daemon.pid()) - before;
+    // Some threads look after things once a second; Pingora's clock would make that 200.
+    assert!(rests < 100, "woken {rests} times in 2 s");
+}

@@ -8,7 +8,8 @@ use log::info;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Report, Serve, StartError, accept};
+use super::accept::{Serve, accept};
+use super::{Report, StartError};
 use crate::config::Config;
 use crate::forward_proxy::ForwardProxy;
 use crate::lifecycle::Lifecycle;
