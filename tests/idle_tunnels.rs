@@ -85,7 +85,8 @@ fn an_idle_tunnel_costs_no_more_than_10_kb_of_heap() {
     let count = std::env::var("DRIPLINE_TUNNELS").map_or(150, |count| count.parse().unwrap());
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let tunnels = format!(
-        "{{addr: '127.0.0.1:0', class: bulk, resolve: {{{HOST}: '{}'}}}}",
+        "{{addr: '127.0.0.1:0', class: bulk, connections: {}, resolve: {{{HOST}: '{}'}}}}",
+        count + 10,
         server.local_addr().unwrap()
     );
     let env = [
