@@ -834,12 +834,13 @@ async fn a_client_that_leaves_is_logged_as_such() {
 /// How often the threads of a process have gone to sleep.
 fn rests(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let rests = tasks.map(|task| {
+    let rests = tasks.map(|task| -> u64 {
         // A thread may end meanwhile.
         let status = std::fs::read_to_string(task.unwrap().path().join("status"));
-        let line =
-            |text: &str| text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-        status.map_or(0, |text| line(&text).unwrap().trim().parse().unwrap())
+        let status = status.unwrap_or_default();
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.map_or(0, |rests| rests.trim().parse().unwrap())
     });
     rests.sum()
 }
