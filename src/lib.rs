@@ -38,19 +38,17 @@
 //! # The map
 //!
 //! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`forward_proxy`],
-//! [`limits`],
-//! [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
-//! [`spool`] → { [`s3`],
-//! [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`metrics`], [`memory`], [`units`] }: arrows point
-//! down only.
+//! [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
+//! [`spool`] → { [`s3`], [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`metrics`], [`memory`],
+//! [`units`] }: arrows point down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
 //! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
-//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `stream`. Time is a parameter
-//! there.
+//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow`, `marks` and `stream`. Time is a
+//! parameter there.
 
 pub mod admin;
 pub mod cli;
