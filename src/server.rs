@@ -4,23 +4,20 @@
 mod accept;
 mod devices;
 mod introduction;
+mod parts;
 mod reload;
 mod tunnels;
 
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use log::{info, warn};
 use openssl::error::ErrorStack;
-use openssl::x509::X509;
-use pingora::prelude::fast_timeout;
 use pingora_core::apps::http_app::HttpServer;
-use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,13 +37,12 @@ use crate::proxy_protocol::Trusted;
 use crate::s3::client::Client;
 use crate::s3::put::Putter;
 use crate::s3::resolve::Resolver;
-use crate::s3::upstream::Upstream;
 use crate::shape::{Shaper, TreeError};
-use crate::spool::{self, Spool};
 use crate::tls::reload::Reloading;
 use crate::upgrade::{Handed, Inherited, Role};
 use accept::{Plain, accept, bind};
 use devices::{Devices, reloading};
+use parts::{pingora_conf, spool, upstream};
 pub use reload::Reloader;
 use tunnels::Tunnels;
 
@@ -393,49 +389,4 @@ async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &Shared) -> usize {
         Stop::HandedOver => lifecycle.drain_behind_successor(timeout).await,
         Stop::Drain | Stop::Now => lifecycle.drain(timeout).await,
     }
-}
-
-fn upstream(s3: &config::S3, upstream: &config::Upstream) -> Result<Upstream, StartError> {
-    let ca = s3.ca.as_deref().map(authorities).transpose();
-    Ok(Upstream {
-        endpoint: s3.endpoint.clone(),
-        ca: ca.map_err(|source| StartError::Ca { source })?,
-        authorization: s3.authorization,
-        connect_timeout: upstream.connect_timeout,
-        response_timeout: upstream.response_timeout,
-        idle_timeout: upstream.idle_timeout,
-        recv_buffer: usize::try_from(upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
-    })
-}
-
-/// The spool, if there is to be one and its directory can be used. Without it downloads work all the
-/// same, so that is no reason not to start.
-fn spool(
-    settings: Option<&spool::Settings>,
-    client: Client,
-    metrics: &Metrics,
-) -> Option<Arc<Spool>> {
-    let settings = settings?;
-    let open = Spool::open(settings.clone(), client, metrics.spool.clone());
-    open.inspect_err(|e| {
-        let dir = settings.dir.display();
-        warn!("spool.dir: {dir}: {e}; every download goes to S3 directly");
-    })
-    .ok()
-}
-
-/// The certificates of a PEM file.
-fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
-    let pem = std::fs::read(path)?;
-    Ok(Arc::new(X509::stack_from_pem(&pem)?.into_boxed_slice()))
-}
-
-/// Pingora's own settings; a vendored OpenSSL does not know where the system keeps its
-/// certificates. Its timeouts of a second and more are tokio's: its own have a thread that wakes every
-/// 10 ms, be there any or not, which is a twentieth of the CPU time of 1,000 drips.
-fn pingora_conf() -> Arc<ServerConf> {
-    fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
-    let ca_file = openssl_probe::probe().cert_file;
-    let ca_file = ca_file.map(|path| path.to_string_lossy().into_owned());
-    Arc::new(ServerConf { ca_file, ..ServerConf::default() })
 }

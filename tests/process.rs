@@ -2,6 +2,8 @@
 
 #[path = "support/process.rs"]
 mod process;
+#[path = "process/rest.rs"]
+mod rest;
 mod support;
 
 use std::collections::BTreeMap;
@@ -827,34 +829,4 @@ async fn a_client_that_leaves_is_logged_as_such() {
     let log = access_log(&daemon, 1).await;
     assert_eq!(log[0][1]["end"], "client");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-}
-
-// --- rest
-
-/// How often the threads of a process have gone to sleep.
-fn rests(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let rests = tasks.map(|task| -> u64 {
-        // A thread may end meanwhile.
-        let status = std::fs::read_to_string(task.unwrap().path().join("status"));
-        let status = status.unwrap_or_default();
-        let mut lines = status.lines();
-        let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.map_or(0, |rests| rests.trim().parse().unwrap())
-    });
-    rests.sum()
-}
-
-#[tokio::test]
-async fn nothing_keeps_it_awake_once_its_clients_are_gone() {
-    let wanted = body(3 * 4096);
-    let origin = origin_with("fw.bin", &wanted).await;
-    let daemon = Launch::in_front_of(&origin).env("TLS_WAIT_TIME", "1").start().await;
-    assert_body(&daemon.fetch("fw.bin").await, &wanted);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = rests(daemon.pid());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let rests = rests(daemon.pid()) - before;
-    // Some threads look after things once a second; Pingora's clock would make that 200.
-    assert!(rests < 100, "woken {rests} times in 2 s");
 }

@@ -1,0 +1,67 @@
+//! What a server is put together from, made of the configuration.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::warn;
+use openssl::x509::X509;
+use pingora::prelude::fast_timeout;
+use pingora_core::server::configuration::ServerConf;
+
+use super::StartError;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::s3::client::Client;
+use crate::s3::upstream::Upstream;
+use crate::spool::{self, Spool};
+
+/// How S3 is talked to.
+pub(super) fn upstream(
+    s3: &config::S3,
+    upstream: &config::Upstream,
+) -> Result<Upstream, StartError> {
+    let ca = s3.ca.as_deref().map(authorities).transpose();
+    Ok(Upstream {
+        endpoint: s3.endpoint.clone(),
+        ca: ca.map_err(|source| StartError::Ca { source })?,
+        authorization: s3.authorization,
+        connect_timeout: upstream.connect_timeout,
+        response_timeout: upstream.response_timeout,
+        idle_timeout: upstream.idle_timeout,
+        recv_buffer: usize::try_from(upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
+    })
+}
+
+/// The spool, if there is to be one and its directory can be used. Without it downloads work all the
+/// same, so that is no reason not to start.
+pub(super) fn spool(
+    settings: Option<&spool::Settings>,
+    client: Client,
+    metrics: &Metrics,
+) -> Option<Arc<Spool>> {
+    let settings = settings?;
+    let open = Spool::open(settings.clone(), client, metrics.spool.clone());
+    open.inspect_err(|e| {
+        let dir = settings.dir.display();
+        warn!("spool.dir: {dir}: {e}; every download goes to S3 directly");
+    })
+    .ok()
+}
+
+/// The certificates of a PEM file.
+fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
+    let pem = std::fs::read(path)?;
+    Ok(Arc::new(X509::stack_from_pem(&pem)?.into_boxed_slice()))
+}
+
+/// Pingora's own settings; a vendored OpenSSL does not know where the system keeps its
+/// certificates. Its timeouts of a second and more are tokio's: its own have a thread that wakes every
+/// 10 ms, be there any or not, which is a twentieth of the CPU time of 1,000 drips.
+pub(super) fn pingora_conf() -> Arc<ServerConf> {
+    fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
+    let ca_file = openssl_probe::probe().cert_file;
+    let ca_file = ca_file.map(|path| path.to_string_lossy().into_owned());
+    Arc::new(ServerConf { ca_file, ..ServerConf::default() })
+}

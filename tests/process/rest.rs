@@ -1,0 +1,35 @@
+//! What a daemon does while nobody wants anything: next to nothing.
+
+use super::*;
+
+/// How often each thread of a process has gone to sleep.
+fn rests(pid: u32) -> BTreeMap<String, u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let rests = tasks.filter_map(|task| {
+        let task = task.unwrap();
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let mut lines = status.lines();
+        let rests = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let rests = rests.expect("how often it went to sleep").trim().parse().unwrap();
+        Some((task.file_name().into_string().unwrap(), rests))
+    });
+    rests.collect()
+}
+
+#[tokio::test]
+async fn nothing_keeps_it_awake_once_its_clients_are_gone() {
+    let wanted = body(3 * 4096);
+    let origin = origin_with("fw.bin", &wanted).await;
+    let daemon = Launch::in_front_of(&origin).env("TLS_WAIT_TIME", "1").start().await;
+    assert_body(&daemon.fetch("fw.bin").await, &wanted);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = rests(daemon.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = rests(daemon.pid());
+    assert!(before.len() > 2 && after.len() > 2, "its threads are seen: {before:?}, {after:?}");
+    let since = |(thread, rests): (&String, &u64)| rests - before.get(thread).unwrap_or(&0);
+    let rests: u64 = after.iter().map(since).sum();
+    // Some threads look after things once a second; Pingora's clock would make that 200.
+    assert!(rests < 100, "woken {rests} times in 2 s");
+}
