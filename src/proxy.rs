@@ -171,7 +171,8 @@ impl DripProxy {
         head: &ResponseHeader,
     ) -> (Arc<Progress>, Option<u64>) {
         let metrics = &self.board.metrics;
-        let progress = Progress::new(metrics.body_bytes.clone(), metrics.body_records.clone());
+        let progress =
+            Progress::new(metrics.drips.body_bytes.clone(), metrics.drips.body_records.clone());
         let progress = Arc::new(progress);
         let length = body_length(session, head);
         if let Some(stream) = paced(session) {
@@ -289,7 +290,7 @@ impl DripProxy {
     }
 
     fn count_failure(&self, kind: &str) {
-        self.board.metrics.upstream_failures.with_label_values(&[kind]).inc();
+        self.board.metrics.responses.upstream_failures.with_label_values(&[kind]).inc();
     }
 }
 

@@ -353,7 +353,7 @@ impl Server {
                 reports.spawn(accept(socket, Arc::new(app), lifecycle.clone(), until.clone()));
             }
         }
-        let (drips, open) = (self.board.metrics.drips, self.board.metrics.tunnels.open);
+        let (drips, open) = (self.board.metrics.drips.running, self.board.metrics.tunnels.open);
         let running = move || usize::try_from(drips.get() + open.get()).unwrap_or(0);
         reports.spawn(memory::give_back(running));
         lifecycle.started();

@@ -124,8 +124,8 @@ impl Context {
             profile = self.served.profile.as_str(), source = source;
             "begin"
         );
-        board.metrics.drips.inc();
-        board.metrics.responses.with_label_values(&[status.as_str()]).inc();
+        board.metrics.drips.running.inc();
+        board.metrics.responses.begun.with_label_values(&[status.as_str()]).inc();
         self.drip = Some(Drip {
             entry: board.drips.add(running),
             source,
@@ -240,7 +240,7 @@ impl Drip {
             1 => ("first", format!("record 1 of {} bytes", progress.last_record())),
             _ => ("later", format!("record {records} of {} bytes", progress.last_record())),
         };
-        self.metrics.clients_gone.with_label_values(&[self.profile.as_str(), which]).inc();
+        self.metrics.drips.clients_gone.with_label_values(&[self.profile.as_str(), which]).inc();
         let offer = self.offer.to_string();
         info!(
             client = client.as_str(), profile = self.profile.as_str(), offer = offer.as_str();
@@ -253,8 +253,8 @@ impl Drop for Drip {
     fn drop(&mut self) {
         self.report_overrun();
         let Running { client, method, key, status, began, progress, .. } = &*self.entry;
-        self.metrics.drips.dec();
-        self.metrics.drips_ended.with_label_values(&[self.end]).inc();
+        self.metrics.drips.running.dec();
+        self.metrics.drips.ended.with_label_values(&[self.end]).inc();
         if self.source == "spool" {
             self.metrics.spool.client_bytes.inc_by(progress.bytes());
         }

@@ -231,7 +231,7 @@ impl DripProxy {
         body: Bytes,
         entry: &mut Entry,
     ) {
-        self.board.metrics.responses.with_label_values(&[head.status.as_str()]).inc();
+        self.board.metrics.responses.begun.with_label_values(&[head.status.as_str()]).inc();
         self.arm(session, ctx, &head);
         let empty = body.is_empty();
         let written = async {

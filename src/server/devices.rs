@@ -48,7 +48,8 @@ impl Devices {
     async fn introduced(&self, socket: &mut L4Stream) -> bool {
         let Some(trusted) = &self.proxy_protocol else { return true };
         let patience = self.door.settings().header_timeout;
-        introduction::introduce(socket, trusted, patience, &self.metrics.proxy_headers).await
+        introduction::introduce(socket, trusted, patience, &self.metrics.connections.proxy_headers)
+            .await
     }
 
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
@@ -61,10 +62,10 @@ impl Devices {
                 // A device that cannot take a handshake record goes without a word, so this is all
                 // that an operator sees of it.
                 info!(client:? = client; "TLS handshake failed: {e}");
-                self.metrics.handshake_failures.with_label_values(&["error"]).inc();
+                self.metrics.connections.handshake_failures.with_label_values(&["error"]).inc();
             }
             Err(_) => {
-                self.metrics.handshake_failures.with_label_values(&["timeout"]).inc();
+                self.metrics.connections.handshake_failures.with_label_values(&["timeout"]).inc();
                 self.door.hit("handshake_timeout");
             }
         }
@@ -107,7 +108,7 @@ impl Serve for Devices {
 
     async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
         let mut socket = pingoras(socket, peer);
-        let _open = self.metrics.connection();
+        let _open = self.metrics.connections.opened();
         let connection = Arc::new(lifecycle.connection());
         let Some(mut entry) = self.door.enter() else {
             let full = "too many connections; try again later";
