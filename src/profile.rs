@@ -13,7 +13,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-use crate::drip::{self, ChunkSize};
+use crate::drip;
+use crate::tls::record::ChunkSize;
 use crate::units::Wait;
 
 /// What is known of a request, or, before there is one, of a connection.

@@ -1,8 +1,8 @@
 //! A trusted header's wish has a record size that exists, and is read the same when it is written out.
 #![no_main]
 
-use dripline::drip::ChunkSize;
 use dripline::profile::Wish;
+use dripline::tls::record::ChunkSize;
 use dripline::units::Wait;
 use libfuzzer_sys::fuzz_target;
 

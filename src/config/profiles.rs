@@ -15,8 +15,9 @@ use super::listen::Listener;
 use super::read::Section;
 use super::sections::{MAX_WAIT, chunk_size, response_headers};
 use super::shaping::ClassUses;
-use crate::drip::{self, ChunkSize};
+use crate::drip;
 use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
+use crate::tls::record::ChunkSize;
 use crate::units::{ByteSize, Wait};
 
 /// The name of the profile that `drip` itself is.

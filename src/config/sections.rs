@@ -18,12 +18,13 @@ use super::read::{Reader, Section};
 use super::shaping::{ClassUses, shaping};
 use super::tunnels;
 use super::{Config, LogFormat, S3, Server, Uploads, Upstream};
-use crate::drip::{self, ChunkSize};
+use crate::drip;
 use crate::limits;
 use crate::profile::{Profile, Profiles, TrustedHeader};
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 use crate::s3::headers::HeaderPattern;
 use crate::spool;
+use crate::tls::record::ChunkSize;
 use crate::units::ByteSize;
 
 /// The longest wait between two records. S3 drops a download whose reader is silent for minutes,

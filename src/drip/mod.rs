@@ -15,13 +15,13 @@ pub mod source;
 pub mod stream;
 pub mod valve;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use progress::Progress;
 
 use crate::s3::headers::HeaderPattern;
+use crate::tls::record::ChunkSize;
 
 /// How a response drips, and which of S3's response headers the device gets to see.
 #[derive(Debug, Clone)]
@@ -59,55 +59,6 @@ impl Pace {
     }
 }
 
-/// Plaintext bytes in one body record: 64 to 16,384.
-///
-/// The ceiling is the largest fragment that TLS allows (RFC 8446 §5.1, RFC 5246 §6.2.1); the floor
-/// is the smallest limit that a client may ask for (RFC 8449 §4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ChunkSize(u16);
-
-impl ChunkSize {
-    /// The smallest chunk, in bytes.
-    pub const MIN: u64 = 64;
-    /// The largest chunk, in bytes.
-    pub const MAX: u64 = 16_384;
-
-    /// A chunk of `bytes` plaintext bytes.
-    ///
-    /// # Errors
-    ///
-    /// If `bytes` is outside [`Self::MIN`]…[`Self::MAX`].
-    pub fn new(bytes: u64) -> Result<Self, ChunkSizeError> {
-        match u16::try_from(bytes) {
-            Ok(size) if (Self::MIN..=Self::MAX).contains(&bytes) => Ok(Self(size)),
-            _ => Err(ChunkSizeError(bytes)),
-        }
-    }
-
-    /// The size in bytes.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-impl Default for ChunkSize {
-    fn default() -> Self {
-        Self(4096)
-    }
-}
-
-impl fmt::Display for ChunkSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A chunk size that no TLS record can have, or that no device asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} bytes is not a possible record size; write 64 to 16384")]
-pub struct ChunkSizeError(pub u64);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,18 +79,5 @@ mod tests {
         assert_eq!(pace(512, false), (512, 512));
         assert_eq!(pace(512, true), (4096, 512));
         assert_eq!(pace(63, true), (4096, 63));
-    }
-
-    #[test]
-    fn chunk_sizes_are_those_of_a_record() {
-        assert_eq!(ChunkSize::new(64).map(ChunkSize::bytes), Ok(64));
-        assert_eq!(ChunkSize::new(16_384).map(ChunkSize::bytes), Ok(16_384));
-        for wrong in [0, 63, 16_385, 65_536 + 4096, u64::MAX] {
-            assert_eq!(ChunkSize::new(wrong), Err(ChunkSizeError(wrong)));
-        }
-        assert_eq!(
-            ChunkSizeError(0).to_string(),
-            "0 bytes is not a possible record size; write 64 to 16384"
-        );
     }
 }

@@ -23,8 +23,7 @@ use openssl::ssl::{
 use super::hello::{self, Hello};
 use super::identity::Identity;
 use super::openssl_gaps as gaps;
-use super::record::{Fragments, Offer, RecordSizeLimit, RecordSizeLimitError};
-use crate::drip::ChunkSize;
+use super::record::{ChunkSize, Fragments, Offer, RecordSizeLimit, RecordSizeLimitError};
 
 /// Key exchange groups. A device offers one of these; ML-KEM, which OpenSSL would add, costs 6 KB
 /// a connection for as long as it lives.

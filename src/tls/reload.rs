@@ -169,7 +169,7 @@ fn stamps(files: &[(PathBuf, PathBuf)]) -> Vec<Option<Stamp>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drip::ChunkSize;
+    use crate::tls::record::ChunkSize;
 
     #[test]
     fn a_new_pair_is_taken_and_a_broken_one_is_not() {

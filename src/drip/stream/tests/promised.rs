@@ -8,10 +8,10 @@ use pingora_core::protocols::tls::SslStream;
 use tokio::sync::watch;
 
 use super::*;
-use crate::drip::ChunkSize;
 use crate::drip::source::{Coming, Source, promise};
 use crate::tls::identity::Identity;
 use crate::tls::listener;
+use crate::tls::record::ChunkSize;
 
 /// Where the body begins in a [`Book`].
 const START: u64 = 1000;
