@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use log::{error, warn};
-use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Config, ConfigErrors, Sources, report_addresses};
 use crate::daemon::{self, Failure};
 use crate::logging;
 use crate::probe::{self, Misfit};
+use crate::runtime;
 use crate::s3::presigned::PresignedUrl;
 use crate::server::StartError;
 use crate::units::ByteSize;
@@ -185,7 +185,7 @@ fn run(args: RunArgs) -> ExitCode {
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!("cannot raise the limit of open files: {e}");
     }
-    match runtime(config.server.threads) {
+    match runtime::multi_threaded(config.server.threads) {
         Ok(runtime) => {
             let code = match runtime.block_on(daemon::serve(config, sources, args.upgrade)) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -208,15 +208,6 @@ fn run(args: RunArgs) -> ExitCode {
             EX_OSERR.into()
         }
     }
-}
-
-/// A runtime with that many worker threads, 0 for one per core.
-pub(crate) fn runtime(threads: usize) -> std::io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if threads > 0 {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().thread_name("dripline").build()
 }
 
 fn probe(args: ProbeArgs) -> ExitCode {

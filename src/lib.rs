@@ -70,6 +70,7 @@ pub mod profile;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod route;
+mod runtime;
 pub mod s3;
 pub mod server;
 pub mod shape;

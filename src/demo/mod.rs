@@ -12,11 +12,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::runtime;
 use crate::config::{Config, Sources};
 use crate::daemon::signals::Signals;
 use crate::logging;
 use crate::proxy::running::Drips;
+use crate::runtime;
 use crate::server::{Server, Stop};
 use crate::tls::identity::Identity;
 use origin::{Origin, OriginOptions};
@@ -39,7 +39,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Runs it until Ctrl-C or SIGTERM.
 pub fn main() -> ExitCode {
     logging::init(logging::Format::Text);
-    let done = runtime(0).map_err(Failure::from).and_then(|runtime| runtime.block_on(demo()));
+    let done = runtime::multi_threaded(0)
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(demo()));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
