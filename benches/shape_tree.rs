@@ -83,7 +83,7 @@ async fn loaded(args: &Args) -> (f64, f64) {
     let shaper = tree(args.rate);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..args.flows {
-        let mut flow = shaper.flow("bulk", &owner(number)).expect("a leaf");
+        let mut flow = shaper.register_flow("bulk", &owner(number)).expect("a leaf");
         tasks.spawn(async move {
             loop {
                 let leave = flow.acquire(64 << 10).await;
@@ -104,7 +104,7 @@ async fn loaded(args: &Args) -> (f64, f64) {
 async fn alone() -> Duration {
     const TIMES: u32 = 200_000;
     let shaper = tree(Rate::from_bits(1_000_000_000_000));
-    let mut flow = shaper.flow("bulk", &owner(1)).expect("a leaf");
+    let mut flow = shaper.register_flow("bulk", &owner(1)).expect("a leaf");
     let began = Instant::now();
     for _ in 0..TIMES {
         let leave = flow.acquire(1000).await;

@@ -28,8 +28,8 @@
 //!    its class ([`shape`]), over a connection of its own ([`s3::put`]), and relays S3's answer whenever
 //!    it comes. [`limits::gate`] lets Pingora read that body and nothing behind it.
 //!
-//! Bytes that share a link wait for leave of the class tree ([`shape`]): who moves them registers a
-//! [`shape::Flow`] with a class, and [`shape::stream::Shaped`] asks it before each write.
+//! Bytes that share a link wait for a permit of the class tree ([`shape`]): whoever moves them registers
+//! a [`shape::Flow`] with a class and asks it before each write.
 //!
 //! The [`forward_proxy`] is a second way in, for tools that upload: a CONNECT is judged by name
 //! ([`forward_proxy::allow`]), by address and by what the ClientHello asks for
@@ -47,7 +47,7 @@
 //! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
 //! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
-//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow`, `marks` and `stream`. Time is a
+//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `socket_options`. Time is a
 //! parameter there.
 
 pub mod admin;

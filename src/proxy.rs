@@ -86,7 +86,7 @@ impl DripProxy {
     fn flow(&self, session: &Session, class: &str) -> Option<Flow> {
         let client = session.client_addr().and_then(|a| a.as_inet()).map(SocketAddr::ip);
         let client = client.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        self.shaper.as_ref()?.flow(class, &Owner { client, user: None })
+        self.shaper.as_ref()?.register_flow(class, &Owner { client, user: None })
     }
 
     /// Has S3 authorise a request that may touch the spool. True if it was answered with that; else

@@ -337,7 +337,7 @@ impl Server {
         let mut reports = JoinSet::new();
         let addr = self.admin.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |admin| admin.addr.ip());
         if let Some(shaper) = &self.shaper {
-            shaper.keep_time();
+            shaper.start_timer();
         }
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());

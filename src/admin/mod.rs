@@ -70,7 +70,7 @@ impl Admin {
             ("/readyz", _) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             ("/metrics", Some(operator)) => {
                 if let Some(shaper) = &operator.shaper {
-                    shaper.count();
+                    shaper.update_metrics();
                 }
                 Answer { body: operator.metrics.text(), ..Answer::text(StatusCode::OK, "") }
             }

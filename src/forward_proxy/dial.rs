@@ -16,7 +16,7 @@ use super::allow::{Kind, Target};
 use super::ranges::Ranges;
 use super::refusal::Refusal;
 use super::{Agreed, Settings};
-use crate::shape::SocketMarks;
+use crate::shape::SocketOptions;
 
 /// The most addresses that are tried: S3 answers with eight.
 const MOST: usize = 8;
@@ -27,7 +27,7 @@ pub(super) async fn dial(
     ranges: &Ranges,
     lookups: &Arc<Semaphore>,
     agreed: &Agreed,
-    marks: SocketMarks,
+    marks: SocketOptions,
 ) -> Result<TcpStream, Refusal> {
     let deadline = Instant::now() + settings.limits.connect_timeout;
     let addresses = match settings.resolve.get(&agreed.target.host) {
@@ -115,7 +115,7 @@ async fn connect(
 }
 
 /// A socket with its options, of which the handshake's packets bear the mark too.
-fn open(address: SocketAddr, marks: SocketMarks, patience: Duration) -> io::Result<TcpSocket> {
+fn open(address: SocketAddr, marks: SocketOptions, patience: Duration) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -124,7 +124,7 @@ fn open(address: SocketAddr, marks: SocketMarks, patience: Duration) -> io::Resu
     options.set_tcp_nodelay(true)?;
     // An S3 that takes nothing any more is given up by the kernel.
     options.set_tcp_user_timeout(Some(patience))?;
-    marks.set(&socket)?;
+    marks.apply(&socket)?;
     Ok(socket)
 }
 

@@ -38,7 +38,7 @@ use crate::lifecycle::{Active, Lifecycle};
 use crate::limits;
 use crate::limits::door::{Door, Entry};
 use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
-use crate::shape::{Flow, Owner, Shaper, SocketMarks};
+use crate::shape::{Flow, Owner, Shaper, SocketOptions};
 use access::Tunnel;
 use allow::{Kind, Rules, Target};
 use connect::User;
@@ -183,7 +183,7 @@ impl ForwardProxy {
             settings.users.clone_from(&old.users);
         }
         let known =
-            |class: &Arc<str>| self.shaper.as_ref().is_some_and(|shaper| shaper.feeds(class));
+            |class: &Arc<str>| self.shaper.as_ref().is_some_and(|shaper| shaper.has_leaf(class));
         let own = settings.classes.iter().map(|own| &own.class);
         if !settings.class.iter().chain(&settings.download_class).chain(own).all(known) {
             settings.class.clone_from(&old.class);
@@ -268,14 +268,14 @@ impl ForwardProxy {
         let down = settings.download_class.as_ref().or(up);
         [up, down].map(|class| {
             let class = class.filter(|_| agreed.kind != Kind::Credentials)?;
-            self.shaper.as_ref()?.flow(class, &owner)
+            self.shaper.as_ref()?.register_flow(class, &owner)
         })
     }
 
     /// How the class would have the socket to S3 marked.
-    fn marks(&self, settings: &Settings, agreed: &Agreed, peer: SocketAddr) -> SocketMarks {
+    fn marks(&self, settings: &Settings, agreed: &Agreed, peer: SocketAddr) -> SocketOptions {
         let class = settings.class_of(peer.ip()).filter(|_| agreed.kind != Kind::Credentials);
-        let marks = class.and_then(|class| self.shaper.as_ref()?.socket(class));
+        let marks = class.and_then(|class| self.shaper.as_ref()?.socket_options(class));
         marks.unwrap_or_default()
     }
 

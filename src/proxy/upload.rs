@@ -106,7 +106,7 @@ impl DripProxy {
             Ok(head) => head,
             Err(e) => return End::Upstream(e.into_in()),
         };
-        let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket(uploads.class()));
+        let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket_options(uploads.class()));
         let put = match uploads.putter.connect(marks.unwrap_or_default()).await {
             Ok(put) => connected.insert(put),
             Err(e) => return End::Upstream(e),

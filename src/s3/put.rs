@@ -18,7 +18,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::resolve::Resolver;
 use super::upstream::Upstream;
-use crate::shape::SocketMarks;
+use crate::shape::SocketOptions;
 
 /// How many of S3's addresses are tried for one upload.
 const TRIES: u32 = 3;
@@ -55,12 +55,12 @@ impl Putter {
     /// # Errors
     ///
     /// If none can be made in time. The error's source is the upstream.
-    pub async fn connect(&self, marks: SocketMarks) -> Result<Put> {
+    pub async fn connect(&self, marks: SocketOptions) -> Result<Put> {
         let mut last = None;
         for _ in 0..TRIES {
             let (address, mut peer) = self.upstream.next_peer(&self.resolver).await?;
             peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-                marks.set(socket).or_err(ErrorType::SocketError, "for a class")
+                marks.apply(socket).or_err(ErrorType::SocketError, "for a class")
             }));
             match self.connector.new_stream(&peer).await {
                 Ok(stream) => {

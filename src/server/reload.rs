@@ -53,7 +53,7 @@ impl Reloader {
             _ => Err(TreeError::Structure),
         };
         // Of the running tree, which may have refused the new one.
-        let known = |class| self.shaper.as_ref().is_some_and(|shaper| shaper.feeds(class));
+        let known = |class| self.shaper.as_ref().is_some_and(|shaper| shaper.has_leaf(class));
         let profiles_fit = config.profiles.classes().all(known);
         if profiles_fit {
             self.profiles.store(Arc::new(config.profiles.clone()));

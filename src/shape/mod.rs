@@ -2,8 +2,8 @@
 //!
 //! Classes are RouterOS's queues: `limit_at` is what a class is guaranteed, `max_limit` what it never
 //! exceeds, `priority` (1 first, 8 last) who gets what is to spare. Whoever moves bytes registers a
-//! [`Flow`] with a class, waits for leave ([`Flow::acquire`]), and says what was used of it
-//! ([`Flow::spend`]); [`stream::Shaped`] does so for a connection.
+//! [`Flow`] with a class, waits for a permit ([`Flow::acquire`]), and says how much of it was used
+//! ([`Flow::spend`]).
 //!
 //! Invariants: no class, parents included, exceeds its max-limit by more than its burst, whatever
 //! happens; a flow that waits gets some bytes within 15 s.
@@ -12,20 +12,19 @@
 //! like.
 
 mod bucket;
-mod fair;
+mod counters;
+mod fair_queue;
 mod flow;
 mod flows;
-mod marks;
 mod report;
 mod settings;
 mod shaper;
-pub mod stream;
-mod tally;
+mod socket_options;
 pub mod timetable;
 mod tree;
 
 pub use flow::{Flow, Owner};
-pub use marks::SocketMarks;
 pub use report::{Change, ChangeError, ClassReport};
 pub use settings::{ClassSettings, Classifier, Count, Dscp, Fault, Pcq, Priority, Settings};
 pub use shaper::{Shaper, TreeError};
+pub use socket_options::SocketOptions;

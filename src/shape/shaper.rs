@@ -16,12 +16,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::bucket::{Nanos, SECOND};
+use super::counters::ClassCounters;
 use super::flow::{Flow, Owner};
 use super::flows::FlowId;
-use super::marks::SocketMarks;
 use super::report::{Change, ChangeError, ClassReport};
 use super::settings::{ClassSettings, Fault, Settings};
-use super::tally::Tally;
+use super::socket_options::SocketOptions;
 use super::timetable::Timetable;
 use super::tree::Tree;
 use crate::metrics::ShapeMetrics;
@@ -75,7 +75,7 @@ struct Core {
     /// When the timetables are to be looked at.
     consult_at: Nanos,
     /// What the metrics have counted already.
-    counted: Vec<Tally>,
+    counted: Vec<ClassCounters>,
     granted: Vec<FlowId>,
 }
 
@@ -107,7 +107,7 @@ impl Shaper {
             core: Mutex::new(Core {
                 tree: Tree::new(settings, &ceilings, 0),
                 settings: settings.clone(),
-                counted: vec![Tally::default(); ceilings.len()],
+                counted: vec![ClassCounters::default(); ceilings.len()],
                 ceilings,
                 wakers: Vec::new(),
                 armed: Nanos::MAX,
@@ -117,17 +117,17 @@ impl Shaper {
         }))
     }
 
-    /// Whether there is such a class and it has no children: whether [`Self::flow`] has a flow for it.
+    /// Whether there is such a class and it has no children: whether [`Self::register_flow`] has a flow for it.
     #[must_use]
-    pub fn feeds(&self, class: &str) -> bool {
+    pub fn has_leaf(&self, class: &str) -> bool {
         self.classes.get(class).is_some_and(|class| self.lock().tree.is_leaf(*class))
     }
 
     /// Registers a flow with a class that has no children. None if there is no such class.
     #[must_use]
-    pub fn flow(self: &Arc<Self>, class: &str, owner: &Owner) -> Option<Flow> {
+    pub fn register_flow(self: &Arc<Self>, class: &str, owner: &Owner) -> Option<Flow> {
         let class = *self.classes.get(class)?;
-        self.keep_time();
+        self.start_timer();
         let mut core = self.lock();
         let now = self.now();
         if !core.tree.is_leaf(class) {
@@ -231,20 +231,20 @@ impl Shaper {
 
     /// What is to be set on the sockets of a class. None if there is no such class.
     #[must_use]
-    pub fn socket(&self, class: &str) -> Option<SocketMarks> {
+    pub fn socket_options(&self, class: &str) -> Option<SocketOptions> {
         let at = *self.classes.get(class)?;
         let core = self.lock();
         let settings = &core.settings.classes[at];
         // A fifth more than the class, or the kernel would be the one that shapes.
         let pacing = |limit: Rate| limit.bytes().saturating_mul(6) / 5;
-        Some(SocketMarks {
+        Some(SocketOptions {
             tos: settings.dscp.map(|dscp| dscp.tos()),
-            pacing: core.settings.lowest_limit(at).filter(|_| settings.pacing).map(pacing),
+            max_pacing_rate: core.settings.lowest_limit(at).filter(|_| settings.pacing).map(pacing),
         })
     }
 
     /// Brings the metrics up to date.
-    pub fn count(&self) {
+    pub fn update_metrics(&self) {
         let mut core = self.lock();
         let now = self.now();
         let core = &mut *core;
@@ -358,7 +358,7 @@ impl Shaper {
 
     /// Starts the timer, if it does not run yet and can be: within a tokio runtime. The first flow does
     /// so too; until then timetables stand still.
-    pub fn keep_time(self: &Arc<Self>) {
+    pub fn start_timer(self: &Arc<Self>) {
         if self.timed.load(Ordering::Relaxed) {
             return;
         }

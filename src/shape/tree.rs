@@ -20,10 +20,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::bucket::{Bucket, Cost, Nanos};
-use super::fair::{Fair, Party};
+use super::counters::ClassCounters;
+use super::fair_queue::{FairQueue, Party};
 use super::flows::{FlowId, Flows, Slot};
 use super::settings::{ClassSettings, Classifier, Count, Settings};
-use super::tally::Tally;
 use crate::units::Rate;
 
 /// The most bytes of one grant: 64 KiB from 1 Gbit/s up, where a smaller one costs too much CPU.
@@ -53,7 +53,7 @@ struct Node {
     max: Option<Bucket>,
     /// The guarantee. None at the top, which shares with nobody and lends all it has.
     limit: Option<Bucket>,
-    tally: Tally,
+    tally: ClassCounters,
     /// What only leaves have.
     leaf: Option<Leaf>,
     /// What only tops have.
@@ -63,7 +63,7 @@ struct Node {
 /// What a class has that flows may join.
 #[derive(Debug)]
 struct Leaf {
-    fair: Fair,
+    fair: FairQueue,
     classifier: Classifier,
     /// It stands in its crown's list.
     active: bool,
@@ -97,7 +97,7 @@ impl Tree {
         };
         let parents: Vec<_> = classes.iter().map(parent).collect();
         let nodes = classes.iter().enumerate().map(|(at, class)| {
-            let fair = Fair::new(class.pcq, cost);
+            let fair = FairQueue::new(class.pcq, cost);
             Node {
                 parent: parents[at],
                 top: path(&parents, at).last().unwrap_or(at),
@@ -105,7 +105,7 @@ impl Tree {
                 priority: class.priority.number() - 1,
                 max: None,
                 limit: None,
-                tally: Tally::default(),
+                tally: ClassCounters::default(),
                 leaf: (!parents.contains(&Some(at))).then_some(Leaf {
                     fair,
                     classifier: class.pcq.classifier,
@@ -253,7 +253,7 @@ impl Tree {
         }
         slot.want = want;
         slot.since = now;
-        slot.quick = now.saturating_sub(slot.granted) <= super::fair::HOLD;
+        slot.quick = now.saturating_sub(slot.granted) <= super::fair_queue::HOLD;
         leaf.fair.push(&mut self.flows, id, now);
         if !std::mem::replace(&mut leaf.active, true) {
             self.nodes[top].crown.active.push(class);
@@ -291,7 +291,7 @@ impl Tree {
     }
 
     /// The counts of a class, and its rate in bytes per second.
-    pub(super) fn tally(&mut self, class: usize, now: Nanos) -> (Tally, u64) {
+    pub(super) fn tally(&mut self, class: usize, now: Nanos) -> (ClassCounters, u64) {
         let tally = &mut self.nodes[class].tally;
         let rate = tally.rate(now);
         (*tally, rate)

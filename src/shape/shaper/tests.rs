@@ -31,7 +31,7 @@ fn shaper(classes: Vec<ClassSettings>) -> Arc<Shaper> {
 
 /// Moves as much as it may, for ever.
 fn greedy(shaper: &Arc<Shaper>, class: &str) -> JoinHandle<()> {
-    let mut flow = shaper.flow(class, &OWNER).unwrap();
+    let mut flow = shaper.register_flow(class, &OWNER).unwrap();
     tokio::spawn(async move {
         loop {
             let leave = flow.acquire(16 << 10).await;
@@ -61,7 +61,7 @@ async fn classes_without_children_are_fed() {
     let shaper = shaper(vec![class("up", None, Some(100)), class("bulk", Some("up"), Some(20))]);
     for (name, feeds) in [("bulk", true), ("up", false), ("none", false)] {
         assert_eq!(
-            (shaper.feeds(name), shaper.flow(name, &OWNER).is_some()),
+            (shaper.has_leaf(name), shaper.register_flow(name, &OWNER).is_some()),
             (feeds, feeds),
             "{name}"
         );
@@ -92,13 +92,13 @@ async fn a_class_cut_in_flight_is_slower_within_500_ms_and_faster_again() {
 #[tokio::test(start_paused = true)]
 async fn whoever_stops_waiting_loses_nothing_and_takes_nothing() {
     let shaper = shaper(vec![class("bulk", None, Some(8))]);
-    let mut first = shaper.flow("bulk", &OWNER).unwrap();
+    let mut first = shaper.register_flow("bulk", &OWNER).unwrap();
     // All of the burst, 10 ms, and one more.
     for _ in 0..11 {
         let leave = first.acquire(1000).await;
         first.spend(leave);
     }
-    let mut second = shaper.flow("bulk", &OWNER).unwrap();
+    let mut second = shaper.register_flow("bulk", &OWNER).unwrap();
     let waited = tokio::time::timeout(Duration::from_micros(100), second.acquire(1000)).await;
     assert!(waited.is_err());
     assert_eq!(shaper.report()[0].queued, 1, "it keeps its place");
@@ -108,7 +108,7 @@ async fn whoever_stops_waiting_loses_nothing_and_takes_nothing() {
     second.spend(300);
     assert_eq!(shaper.report()[0].bytes, 11_300);
     // A flow that goes while it waits, and one that goes with leave.
-    let mut third = shaper.flow("bulk", &OWNER).unwrap();
+    let mut third = shaper.register_flow("bulk", &OWNER).unwrap();
     let mut context = Context::from_waker(Waker::noop());
     while let Poll::Ready(leave) = first.poll_acquire(&mut context, 1000) {
         first.spend(leave);
@@ -124,14 +124,15 @@ async fn whoever_stops_waiting_loses_nothing_and_takes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_a_dropped_flow_had_goes_to_the_next_at_once() {
     let shaper = shaper(vec![class("bulk", None, Some(8))]);
-    let mut rich = shaper.flow("bulk", &OWNER).unwrap();
+    let mut rich = shaper.register_flow("bulk", &OWNER).unwrap();
     assert_eq!(rich.acquire(2000).await, 2000);
-    let mut others: Vec<_> = (0..9).map(|_| shaper.flow("bulk", &OWNER).unwrap()).collect();
+    let mut others: Vec<_> =
+        (0..9).map(|_| shaper.register_flow("bulk", &OWNER).unwrap()).collect();
     for flow in &mut others {
         let leave = flow.acquire(1000).await;
         flow.spend(leave);
     }
-    let mut last = shaper.flow("bulk", &OWNER).unwrap();
+    let mut last = shaper.register_flow("bulk", &OWNER).unwrap();
     let waiting = tokio::spawn(async move { (last.acquire(1000).await, Instant::now()) });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -143,7 +144,7 @@ async fn what_a_dropped_flow_had_goes_to_the_next_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_class_without_limits_does_not_wait() {
     let shaper = shaper(vec![class("free", None, None), class("slow", None, Some(1))]);
-    let mut flow = shaper.flow("free", &OWNER).unwrap();
+    let mut flow = shaper.register_flow("free", &OWNER).unwrap();
     let start = Instant::now();
     for _ in 0..10_000 {
         assert_eq!(flow.acquire(10_000).await, 10_000);
@@ -226,13 +227,16 @@ async fn flows_join_leaves_alone_and_everything_is_counted() {
     let metrics = Metrics::new();
     let tree = settings(vec![class("up", None, Some(20)), bulk]);
     let shaper = Shaper::new(&tree, metrics.shape.clone()).unwrap();
-    assert!(shaper.flow("up", &OWNER).is_none() && shaper.flow("down", &OWNER).is_none());
-    let marks = SocketMarks { tos: Some(0x04), pacing: Some(3_000_000) };
-    assert_eq!((shaper.socket("bulk"), shaper.socket("down")), (Some(marks), None));
+    assert!(
+        shaper.register_flow("up", &OWNER).is_none()
+            && shaper.register_flow("down", &OWNER).is_none()
+    );
+    let marks = SocketOptions { tos: Some(0x04), max_pacing_rate: Some(3_000_000) };
+    assert_eq!((shaper.socket_options("bulk"), shaper.socket_options("down")), (Some(marks), None));
     let flows: Vec<_> = (0..3).map(|_| greedy(&shaper, "bulk")).collect();
     tokio::time::sleep(5 * SECOND).await;
-    shaper.count();
-    shaper.count();
+    shaper.update_metrics();
+    shaper.update_metrics();
     let text = String::from_utf8(metrics.text()).unwrap();
     let value = |name: &str| -> f64 {
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{class=\"up\"}}")));
@@ -254,7 +258,7 @@ async fn flows_join_leaves_alone_and_everything_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_timer_ends_with_the_tree() {
     let shaper = shaper(vec![class("bulk", None, Some(8))]);
-    let flow = shaper.flow("bulk", &OWNER);
+    let flow = shaper.register_flow("bulk", &OWNER);
     tokio::task::yield_now().await;
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(alive(), 1);

@@ -15,7 +15,7 @@
 
 use super::{Node, Tree};
 use crate::shape::bucket::{Bucket, Nanos, SECOND};
-use crate::shape::fair::{CREDIT, HOLD, Turn};
+use crate::shape::fair_queue::{CREDIT, HOLD, Turn};
 use crate::shape::flows::FlowId;
 
 /// After so long a wait a flow gets a trickle. S3 gives up on an upload after about 20 s of silence.

@@ -7,7 +7,7 @@ const STARVING: Nanos = SECOND;
 
 /// The counts of one class, its children's included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct ClassCounters {
     /// Bytes granted and used.
     pub(super) bytes: u64,
     /// Flows there are.
@@ -25,7 +25,7 @@ pub(super) struct Tally {
     meter: Meter,
 }
 
-impl Tally {
+impl ClassCounters {
     /// `bytes` were moved.
     pub(super) fn used(&mut self, bytes: usize, now: Nanos) {
         self.bytes += bytes as u64;
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_last_second() {
-        let mut tally = Tally::default();
+        let mut tally = ClassCounters::default();
         for step in 0..30 {
             tally.used(1000, step * SECOND / 10);
         }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn only_what_comes_after_a_second_is_starvation() {
-        let mut tally = Tally { waiting: 3, ..Tally::default() };
+        let mut tally = ClassCounters { waiting: 3, ..ClassCounters::default() };
         tally.served(0, false);
         tally.served(SECOND / 2, false);
         tally.served(11 * SECOND, true);

@@ -54,7 +54,7 @@ pub(super) enum Turn {
 
 /// The flows of one class.
 #[derive(Debug)]
-pub(super) struct Fair {
+pub(super) struct FairQueue {
     pcq: Pcq,
     cost: Cost,
     keys: Slab<Key>,
@@ -93,7 +93,7 @@ enum Place {
     Parked(Nanos),
 }
 
-impl Fair {
+impl FairQueue {
     pub(super) fn new(pcq: Pcq, cost: Cost) -> Self {
         Self {
             pcq,

@@ -11,21 +11,21 @@ const NOTSENT_LOWAT: u32 = 16 << 10;
 
 /// What is to be set on the sockets of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SocketMarks {
+pub struct SocketOptions {
     /// The TOS or traffic class byte (IP_TOS, IPV6_TCLASS).
     pub tos: Option<u8>,
     /// Bytes per second that no single connection can exceed (SO_MAX_PACING_RATE).
-    pub pacing: Option<u64>,
+    pub max_pacing_rate: Option<u64>,
 }
 
-impl SocketMarks {
+impl SocketOptions {
     /// Sets them on a connection's socket; before it connects, the handshake's packets bear the mark
     /// too. TCP_NOTSENT_LOWAT is set in any case.
     ///
     /// # Errors
     ///
     /// If the kernel refuses one of them, which the error names.
-    pub fn set(self, socket: &impl AsFd) -> io::Result<()> {
+    pub fn apply(self, socket: &impl AsFd) -> io::Result<()> {
         let named = |option: &'static str| {
             move |e: io::Error| io::Error::new(e.kind(), format!("cannot set {option}: {e}"))
         };
@@ -37,7 +37,7 @@ impl SocketMarks {
                 _ => options.set_tos_v4(tos).map_err(named("IP_TOS"))?,
             }
         }
-        if let Some(rate) = self.pacing {
+        if let Some(rate) = self.max_pacing_rate {
             set_max_pacing_rate(socket, rate).map_err(named("SO_MAX_PACING_RATE"))?;
         }
         Ok(())
@@ -85,12 +85,12 @@ mod tests {
 
     #[test]
     fn the_kernel_has_what_was_set() {
-        let marks = SocketMarks { tos: Some(0x04), pacing: Some(5_000_000_000) };
+        let marks = SocketOptions { tos: Some(0x04), max_pacing_rate: Some(5_000_000_000) };
         let four = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        marks.set(&four).unwrap();
+        marks.apply(&four).unwrap();
         assert_eq!(four.tos_v4().unwrap(), 0x04);
         let six = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
-        marks.set(&six).unwrap();
+        marks.apply(&six).unwrap();
         assert_eq!(six.tclass_v6().unwrap(), 0x04);
         for socket in [four, six] {
             assert_eq!(max_pacing_rate(&socket), 5_000_000_000);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn nothing_but_the_low_water_mark_is_set_for_a_class_without_marks() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        SocketMarks::default().set(&socket).unwrap();
+        SocketOptions::default().apply(&socket).unwrap();
         assert_eq!(socket.tos_v4().unwrap(), 0);
         assert_eq!(max_pacing_rate(&socket), u64::MAX);
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
