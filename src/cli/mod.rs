@@ -1,13 +1,14 @@
 //! The command line: `run`, `check`, `demo`, `probe`, `url`, `health`. Exit codes are those of
 //! sysexits.h.
 
+mod args;
+
 use std::io::{IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches};
 use log::{error, warn};
 
 use crate::config::{Config, ConfigErrors, Sources, report_addresses};
@@ -18,6 +19,7 @@ use crate::runtime;
 use crate::s3::presigned::PresignedUrl;
 use crate::server::StartError;
 use crate::units::ByteSize;
+use args::{Cli, Command, ConfigArgs, ProbeArgs, RunArgs};
 
 const EX_USAGE: u8 = 64;
 const EX_DATAERR: u8 = 65;
@@ -30,80 +32,6 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long cut drips get to write their last log line.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Serves S3 objects to small devices as small TLS records on an exact schedule.
-#[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the daemon in the foreground, logging to stderr
-    Run(RunArgs),
-    /// Report every error and warning of a configuration; exit 0 only if it would run
-    Check(ConfigArgs),
-    /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
-    #[cfg(feature = "demo")]
-    Demo,
-    /// Show what a small device would meet at an HTTPS URL: its records, certificates and pace
-    ///
-    /// Connects as devices do, in TLS 1.2 and 1.3, offering nothing, max_fragment_length or
-    /// record_size_limit. Takes up to 50 s if the server is paced. Exit code 0 if all is well, 1
-    /// if it does not fit, 69 if there is no connection or no trust.
-    Probe(ProbeArgs),
-    /// Print the /file/ URL for a presigned S3 URL, or the setting that it needs
-    Url {
-        /// The presigned URL, in quotes
-        presigned: String,
-        /// Where devices reach this dripline
-        #[arg(long, default_value = "https://localhost:8443", value_name = "URL")]
-        base: String,
-        #[command(flatten)]
-        config: ConfigArgs,
-    },
-    /// Ask the local daemon whether it is ready; for a container's HEALTHCHECK
-    Health(ConfigArgs),
-}
-
-/// What to probe, and how to say it.
-#[derive(Args)]
-struct ProbeArgs {
-    /// What to fetch, in quotes if it is presigned
-    url: String,
-    /// Exit with 1 and name the first thing that a device with a buffer of this size cannot take
-    #[arg(long, value_name = "BYTES")]
-    fits: Option<ByteSize>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
-    /// Trust the certificates of a PEM file too, beside the system's
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-}
-
-/// How the daemon runs.
-#[derive(Args)]
-struct RunArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// Take the listening sockets over from the running daemon, which then drains
-    #[arg(long)]
-    upgrade: bool,
-}
-
-/// Where the configuration comes from.
-#[derive(Args)]
-struct ConfigArgs {
-    /// The YAML file; without it the environment alone configures
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// A file of NAME=value lines; the real environment goes before it
-    #[arg(long, value_name = "FILE")]
-    env_file: Option<PathBuf>,
-}
 
 impl ConfigArgs {
     fn load(self) -> Result<Config, ConfigErrors> {
@@ -123,7 +51,8 @@ impl ConfigArgs {
 /// Parses the arguments and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
@@ -139,6 +68,14 @@ pub fn main() -> ExitCode {
         Command::Url { presigned, base, config } => url(&presigned, &base, config),
         Command::Health(args) => health(args),
     }
+}
+
+/// The command line of [`args`], with the parsers of this crate's types.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("probe", |probe| {
+        let bytes = |text: &str| text.parse::<ByteSize>().map(ByteSize::bytes);
+        probe.mut_arg("fits", |fits| fits.value_parser(bytes))
+    })
 }
 
 /// Says it on standard error in one write: a successor shares that with the process that started it,
@@ -226,7 +163,7 @@ fn probe(args: ProbeArgs) -> ExitCode {
             return if e.is_usage() { EX_USAGE.into() } else { EX_UNAVAILABLE.into() };
         }
     };
-    let fit = args.fits.map(|size| (size, report.fits(size.bytes())));
+    let fit = args.fits.map(|bytes| (ByteSize::new(bytes), report.fits(bytes)));
     if args.json {
         let mut json = report.to_json();
         json["fits"] = fit.as_ref().map_or(serde_json::Value::Null, |(size, fit)| {
@@ -338,10 +275,28 @@ fn ask_ready(mut addr: SocketAddr) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_size_may_have_a_unit() {
+        let fits = |size| {
+            let line = ["dripline", "probe", "https://a.example/", "--fits", size];
+            let matches = command().try_get_matches_from(line).map_err(|e| e.to_string())?;
+            match Cli::from_arg_matches(&matches).map(|cli| cli.command) {
+                Ok(Command::Probe(ProbeArgs { fits, .. })) => Ok(fits),
+                _ => Err("not a probe".to_owned()),
+            }
+        };
+        assert_eq!(fits("4KiB"), Ok(Some(4096)));
+        let error = fits("4Kb").unwrap_err();
+        let first = error.lines().next().unwrap_or_default();
+        assert!(
+            first.starts_with("error: invalid value '4Kb' for '--fits <BYTES>': `4Kb`"),
+            "{first}"
+        );
     }
 }
