@@ -64,6 +64,7 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod networks;
 mod notify;
 pub mod probe;
 pub mod profile;

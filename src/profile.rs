@@ -11,9 +11,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use ipnet::IpNet;
 
 use crate::drip;
+use crate::networks::Networks;
 use crate::tls::record::ChunkSize;
 use crate::units::Wait;
 
@@ -31,11 +31,9 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// Whether one of the networks holds the client. An IPv4 client of an IPv6 listener has a mapped
-    /// address (RFC 4291 §2.5.5.2), and nobody writes its network like that.
-    fn client_is_in(&self, networks: &[IpNet]) -> bool {
-        let client = self.client.map(|client| client.to_canonical());
-        client.is_some_and(|client| networks.iter().any(|net| net.contains(&client)))
+    /// Whether one of the networks holds the client; an unknown client is in none.
+    fn client_is_in(&self, networks: &Networks) -> bool {
+        self.client.is_some_and(|client| networks.contains(client))
     }
 }
 
@@ -51,7 +49,7 @@ pub struct Match {
     /// Request headers that must all be there.
     pub headers: Vec<(HeaderName, Pattern)>,
     /// Networks, of which one must hold the client.
-    pub clients: Vec<IpNet>,
+    pub clients: Networks,
 }
 
 impl Match {
@@ -189,7 +187,7 @@ pub struct TrustedHeader {
     /// The header's name.
     pub name: HeaderName,
     /// The networks whose clients may send it.
-    pub from: Vec<IpNet>,
+    pub from: Networks,
 }
 
 /// All profiles, and how one is chosen.
@@ -272,7 +270,7 @@ mod tests {
                 1024,
                 Match {
                     headers: vec![(http::header::USER_AGENT, "modem/*".into())],
-                    clients: vec!["10.0.0.0/8".parse().unwrap()],
+                    clients: "10.0.0.0/8".parse().unwrap(),
                     ..Match::default()
                 },
             ),
@@ -322,7 +320,7 @@ mod tests {
         });
         profiles.trusted_header = Some(TrustedHeader {
             name: HeaderName::from_static("x-drip"),
-            from: vec!["10.0.0.0/8".parse().unwrap()],
+            from: "10.0.0.0/8".parse().unwrap(),
         });
         let scheduled = |value: &str, client: &str| {
             let mut headers = HeaderMap::new();

@@ -9,9 +9,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::networks::Networks;
 
 /// The longest header of version 1, its CRLF included ("107 chars" in the specification).
 pub const V1_MAX: usize = 107;
@@ -30,7 +31,7 @@ const V1_PREFIX: &[u8] = b"PROXY ";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trusted {
     /// The networks of the load balancers.
-    pub from: Vec<IpNet>,
+    pub from: Networks,
 }
 
 impl Trusted {
@@ -38,8 +39,7 @@ impl Trusted {
     /// one in its IPv6 form too.
     #[must_use]
     pub fn has(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.from.iter().any(|network| network.contains(&peer))
+        self.from.contains(peer)
     }
 }
 
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn networks_hold_addresses_in_either_form() {
-        let trusted = Trusted { from: vec!["10.0.0.0/8".parse().unwrap()] };
+        let trusted = Trusted { from: "10.0.0.0/8".parse().unwrap() };
         assert!(trusted.has("10.1.2.3".parse().unwrap()));
         assert!(trusted.has("::ffff:10.1.2.3".parse().unwrap()));
         assert!(!trusted.has("11.0.0.1".parse().unwrap()));

@@ -13,6 +13,7 @@ use super::error::Where;
 use super::field::Field;
 use super::profiles::networks;
 use super::read::{Reader, Section};
+use crate::networks::Networks;
 use crate::proxy_protocol::Trusted;
 use crate::tls::identity::{Identity, IdentityError};
 
@@ -174,7 +175,7 @@ fn proxy_protocol(field: Field<'_>) -> Option<Trusted> {
                 "from",
                 "missing; write the networks of the load balancers, such as [10.0.0.0/8]",
             );
-            Vec::new()
+            Networks::default()
         }
     };
     section.finish(&[]);

@@ -3,12 +3,10 @@
 //! Whatever a profile leaves out is as in `drip`.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::HeaderName;
-use ipnet::IpNet;
 
 use super::field::Field;
 use super::listen::Listener;
@@ -16,6 +14,7 @@ use super::read::Section;
 use super::sections::{MAX_WAIT, chunk_size, response_headers};
 use super::shaping::ClassUses;
 use crate::drip;
+use crate::networks::{Networks, network};
 use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
 use crate::tls::record::ChunkSize;
 use crate::units::{ByteSize, Wait};
@@ -146,17 +145,12 @@ fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::Pattern
 }
 
 /// One network or a list of them; an address alone is a network of one.
-pub(super) fn networks(field: Field<'_>) -> Vec<IpNet> {
+pub(super) fn networks(field: Field<'_>) -> Networks {
     let fields = if field.is_list() { field.items().unwrap_or_default() } else { vec![field] };
-    let network = |field: &Field<'_>| {
-        let text = field.text()?;
-        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        if network.is_err() {
-            field.fail("is not a network; write one such as 10.0.0.0/8 or 2001:db8::/32");
-        }
-        network.ok()
+    let parse = |field: &Field<'_>| {
+        network(&field.text()?).map_err(|error| field.fail(error.to_string())).ok()
     };
-    fields.iter().filter_map(network).collect()
+    fields.iter().filter_map(parse).collect()
 }
 
 /// Reads `bounds`: pairs of the least and the most. What is left out stays as the profile has it.
@@ -208,7 +202,7 @@ pub(super) fn trusted_header(field: Field<'_>) -> Option<TrustedHeader> {
         Some(field) => networks(field),
         None => {
             section.missing("from", "missing; write the networks whose clients may send it");
-            Vec::new()
+            Networks::default()
         }
     };
     section.finish(&[]);

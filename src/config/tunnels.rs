@@ -16,6 +16,7 @@ use crate::forward_proxy::allow::{Endpoint, Rules, Target};
 use crate::forward_proxy::connect::User;
 use crate::forward_proxy::ranges::Prefixes;
 use crate::forward_proxy::{ClientClass, Limits, Settings};
+use crate::networks::Networks;
 use crate::s3::endpoint::BucketName;
 use crate::units::ByteSize;
 
@@ -107,7 +108,7 @@ fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr>
 }
 
 /// Reads a list of networks, without which nobody could do what they are for.
-fn client_networks(field: Field<'_>, what: &str) -> Vec<ipnet::IpNet> {
+fn client_networks(field: Field<'_>, what: &str) -> Networks {
     let (reader, at) = (field.reader(), field.at.clone());
     let errors = reader.error_count();
     let networks = networks(field);

@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -38,6 +37,7 @@ use crate::lifecycle::{Active, Lifecycle};
 use crate::limits;
 use crate::limits::door::{Door, Entry};
 use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
+use crate::networks::Networks;
 use crate::shape::{Flow, Owner, Shaper, SocketOptions};
 use access::Tunnel;
 use allow::{Kind, Rules, Target};
@@ -54,7 +54,7 @@ pub struct Settings {
     /// Where it listens.
     pub addr: SocketAddr,
     /// Whose connections are served; empty for everybody's, which is for loopback alone.
-    pub clients: Vec<IpNet>,
+    pub clients: Networks,
     /// Who may use it, by name and password; empty if nobody is asked.
     pub users: Vec<User>,
     /// Which hosts may be reached.
@@ -77,7 +77,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientClass {
     /// Whose tunnels are counted to it.
-    pub clients: Vec<IpNet>,
+    pub clients: Networks,
     /// Its name.
     pub class: Arc<str>,
 }
@@ -296,14 +296,12 @@ impl ForwardProxy {
 impl Settings {
     /// The class of what this client sends.
     fn class_of(&self, client: IpAddr) -> Option<&Arc<str>> {
-        let client = client.to_canonical();
-        let own = |class: &&ClientClass| class.clients.iter().any(|net| net.contains(&client));
+        let own = |class: &&ClientClass| class.clients.contains(client);
         self.classes.iter().find(own).map(|own| &own.class).or(self.class.as_ref())
     }
 
     fn admits(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.clients.is_empty() || self.clients.iter().any(|network| network.contains(&client))
+        self.clients.is_empty() || self.clients.contains(client)
     }
 }
 
@@ -319,12 +317,12 @@ mod tests {
 
     fn settings(class: Option<&str>, classes: &[(&str, &str)]) -> Settings {
         let own = |(network, class): &(&str, &str)| ClientClass {
-            clients: vec![network.parse().unwrap()],
+            clients: network.parse().unwrap(),
             class: (*class).into(),
         };
         Settings {
             addr: SocketAddr::from(([127, 0, 0, 1], 3128)),
-            clients: Vec::new(),
+            clients: Networks::default(),
             users: Vec::new(),
             rules: Rules::default(),
             resolve: BTreeMap::new(),
