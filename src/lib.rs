@@ -23,7 +23,7 @@
 //!    has collected in one go, and a filter's delay becomes a burst. Instead the response filter
 //!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
 //!    holds each back until [`drip::schedule`] says that its time has come. On the direct path a
-//!    [`drip::valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
+//!    [`valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
 //! 5. A PUT goes another way: [`proxy::upload`] passes the body on piece by piece, each with leave of
 //!    its class ([`shape`]), over a connection of its own ([`s3::put`]), and relays S3's answer whenever
 //!    it comes. [`limits::gate`] lets Pingora read that body and nothing behind it.
@@ -39,12 +39,12 @@
 //!
 //! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`forward_proxy`],
 //! [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
-//! [`spool`] → { [`s3`], [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`metrics`], [`memory`],
-//! [`units`] }: arrows point down only.
+//! [`spool`] → { [`s3`], [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`header_pattern`], [`memory`],
+//! [`metrics`], [`units`], [`valve`] }: arrows point down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
-//! Pure rooms, without tokio, Pingora, I/O or a clock: [`route`], [`framing`], [`profile`], [`units`],
+//! Pure rooms, without tokio, Pingora, I/O or a clock: [`header_pattern`], [`route`], [`framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
 //! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
 //! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `socket_options`. Time is a
@@ -59,6 +59,7 @@ pub mod demo;
 pub mod drip;
 pub mod forward_proxy;
 pub mod framing;
+pub mod header_pattern;
 pub mod lifecycle;
 pub mod limits;
 pub mod logging;
@@ -79,3 +80,4 @@ pub mod spool;
 pub mod tls;
 pub mod units;
 pub mod upgrade;
+pub mod valve;

@@ -31,11 +31,12 @@ use pingora_proxy::FailToProxy;
 
 use crate::drip::stream::PacedStream;
 use crate::drip::{Pace, Progress};
+use crate::header_pattern::HeaderPattern;
 use crate::lifecycle::Connection;
 use crate::limits::gate::Gate;
 use crate::profile::{Facts, Profiles};
 use crate::route::{Route, route};
-use crate::s3::headers::{self, HeaderPattern, SignedHeaders};
+use crate::s3::headers::{self, SignedHeaders};
 use crate::s3::quiet::is_quiet;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;

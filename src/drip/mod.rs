@@ -1,11 +1,11 @@
 //! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes,
-//! [`valve`] keeps more from coming than the stream can hold, [`source`] keeps bodies out of memory
+//! [`crate::valve`] keeps more from coming than the stream can hold, [`source`] keeps bodies out of memory
 //! until they are due, [`lanes`] are the threads that bodies of any length go out on.
 //!
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
 //!
-//! This room knows nothing of S3 but how a response header is named, of HTTP but where a response
+//! This room knows nothing of S3, of HTTP but how a response header is named and where a response
 //! head ends, and nothing of the configuration file.
 
 pub mod lanes;
@@ -13,14 +13,13 @@ mod progress;
 pub mod schedule;
 pub mod source;
 pub mod stream;
-pub mod valve;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use progress::Progress;
 
-use crate::s3::headers::HeaderPattern;
+use crate::header_pattern::HeaderPattern;
 use crate::tls::record::ChunkSize;
 
 /// How a response drips, and which of S3's response headers the device gets to see.

@@ -11,13 +11,13 @@ use pingora::prelude::*;
 
 use super::running::{Drips, Entry, Running};
 use crate::drip::stream::Feed;
-use crate::drip::valve::Valve;
 use crate::drip::{self, Progress};
 use crate::lifecycle::{Active, Lifecycle};
 use crate::limits::conversation::{Rest, Unfinished};
 use crate::metrics::Metrics;
 use crate::spool;
 use crate::tls::record::{ChunkSize, Offer};
+use crate::valve::Valve;
 
 /// The log target of the access log.
 pub const ACCESS: &str = "access";

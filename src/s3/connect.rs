@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::drip::valve::Valve;
+use crate::valve::Valve;
 
 /// How often the reader gives way after each read, so that whoever takes the bytes can close the
 /// valve before more are read: one read may complete a TLS record and the next one bring another.

@@ -9,10 +9,10 @@
 //! signature.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 
 use percent_encoding::percent_decode;
+
+use crate::header_pattern::HeaderPattern;
 
 /// Request headers that S3 acts on without a signature: ranges and conditions (RFC 9110 §13.1, §14.2).
 const READ_BY_S3: [&str; 6] =
@@ -191,69 +191,6 @@ pub(crate) fn raw_parameters(query: &[u8]) -> impl Iterator<Item = (&[u8], Optio
         let end = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
         (&pair[..end], pair.get(end + 1..))
     })
-}
-
-/// A response header to keep: an exact name, or every name with a prefix (`x-amz-meta-*`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct HeaderPattern {
-    /// Lower case, without the `*`.
-    name: String,
-    prefix: bool,
-}
-
-impl HeaderPattern {
-    /// Whether the pattern names this header; `name` is in lower case.
-    pub fn matches(&self, name: &str) -> bool {
-        if self.prefix { name.starts_with(&self.name) } else { name == self.name }
-    }
-}
-
-impl FromStr for HeaderPattern {
-    type Err = HeaderPatternError;
-
-    fn from_str(pattern: &str) -> Result<Self, Self::Err> {
-        let (name, prefix) = match pattern.strip_suffix('*') {
-            Some(name) => (name, true),
-            None => (pattern, false),
-        };
-        if name.is_empty() {
-            let everything = HeaderPatternError::Everything;
-            return Err(if prefix { everything } else { HeaderPatternError::Empty });
-        }
-        if !name.bytes().all(is_token) || name.contains('*') {
-            return Err(HeaderPatternError::Name(pattern.to_owned()));
-        }
-        Ok(Self { name: name.to_ascii_lowercase(), prefix })
-    }
-}
-
-impl fmt::Display for HeaderPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.name, if self.prefix { "*" } else { "" })
-    }
-}
-
-/// A character of a header's name (`tchar`, RFC 9110 §5.6.2).
-fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
-}
-
-/// Why something is not a [`HeaderPattern`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderPatternError {
-    /// An empty string.
-    #[error(
-        "the header's name is empty: write one such as x-amz-version-id, or a prefix such as x-amz-meta-*"
-    )]
-    Empty,
-    /// A bare `*`: a device's response head has to stay small.
-    #[error("* alone would keep every header: write names, or a prefix such as x-amz-meta-*")]
-    Everything,
-    /// Characters that no header's name has.
-    #[error(
-        "{0:?} is not a header's name, nor a prefix with one * at its end, such as x-amz-meta-*"
-    )]
-    Name(String),
 }
 
 /// How many bytes a Range header asks for at most, if that can be told without the object's size: one
@@ -488,35 +425,6 @@ mod tests {
         }
         assert!(!hop_by_hop("if-match", &connection));
         assert!(!hop_by_hop("range", &[]));
-    }
-
-    #[test]
-    fn patterns_are_read_and_shown_in_lower_case() {
-        for (written, shown) in
-            [("X-Amz-Meta-*", "x-amz-meta-*"), ("ETag", "etag"), ("x_odd!", "x_odd!")]
-        {
-            assert_eq!(written.parse::<HeaderPattern>().expect("a pattern").to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn patterns_that_are_none_say_why() {
-        let error =
-            |pattern: &str| pattern.parse::<HeaderPattern>().expect_err("no pattern").to_string();
-        assert_eq!(
-            error(""),
-            "the header's name is empty: write one such as x-amz-version-id, or a prefix such as x-amz-meta-*"
-        );
-        assert_eq!(
-            error("*"),
-            "* alone would keep every header: write names, or a prefix such as x-amz-meta-*"
-        );
-        for bad in ["x amz", "x-amz:", "*-meta", "x-*-y", "x-**", "größe"] {
-            let expected = format!(
-                "{bad:?} is not a header's name, nor a prefix with one * at its end, such as x-amz-meta-*"
-            );
-            assert_eq!(error(bad), expected);
-        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use pingora::{Error, ErrorType, Result};
 use super::connect::ValvedConnect;
 use super::endpoint::Endpoint;
 use super::resolve::Resolver;
-use crate::drip::valve::Valve;
+use crate::valve::Valve;
 
 /// The pool's group of connections with a valve, of which none is ever pooled.
 const VALVED: u64 = 1;
