@@ -20,7 +20,7 @@ use crate::config::{self, Config, Sources};
 use crate::lifecycle::Lifecycle;
 use crate::notify::Notify;
 use crate::server::{Reloader, Server, StartError, Stop};
-use crate::upgrade::{self, AskError, Door, Hand, Handed, Inherited, Successor};
+use crate::upgrade::{self, AskError, Hand, Handed, Inherited, SocketServer, Successor};
 use launch::Launched;
 use signals::{Asked, Signals};
 
@@ -175,7 +175,7 @@ impl Control {
 
     fn open_door(&self, sockets: Vec<Handed>, taking_over: bool) -> Opened {
         let path = self.settings.upgrade_sock.as_deref()?;
-        match Door::open(path, sockets, self.settings.upgrade_timeout, taking_over) {
+        match SocketServer::open(path, sockets, self.settings.upgrade_timeout, taking_over) {
             Ok(door) => Some(tokio::spawn(door.handed_over(self.lifecycle.draining()))),
             Err(e) => {
                 warn!("server.upgrade_sock: {e}; no upgrade without a gap");

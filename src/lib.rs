@@ -3,11 +3,11 @@
 //! # One request's life
 //!
 //! 1. [`server`] accepts a connection; [`proxy_protocol`] reads whose it is, if a load balancer stands
-//!    before it, and [`limits::door`] counts it. On a TLS listener [`tls::listener`] tells OpenSSL the largest
+//!    before it, and [`limits::connections`] counts it. On a TLS listener [`tls::listener`] tells OpenSSL the largest
 //!    record it may send, the handshake's included: the smallest of the device's [`profile`] and of
 //!    what its ClientHello asks for ([`tls::record`]). The connection is wrapped in a
-//!    [`drip::stream::PacedStream`]. [`limits::conversation`] reads each request's head, has
-//!    [`framing`] judge it, and hands it to Pingora's HTTP/1.1.
+//!    [`drip::stream::PacedStream`]. [`http1::connection`] reads each request's head, has
+//!    [`http1::framing`] judge it, and hands it to Pingora's HTTP/1.1.
 //! 2. [`proxy`] is called phase by phase. [`route`] turns `/file/<key>?<query>` into an object key,
 //!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
 //!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
@@ -26,7 +26,7 @@
 //!    [`valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
 //! 5. A PUT goes another way: [`proxy::upload`] passes the body on piece by piece, each with leave of
 //!    its class ([`shape`]), over a connection of its own ([`s3::put`]), and relays S3's answer whenever
-//!    it comes. [`limits::gate`] lets Pingora read that body and nothing behind it.
+//!    it comes. [`http1::stream`] lets Pingora read that body and nothing behind it.
 //!
 //! Bytes that share a link wait for a permit of the class tree ([`shape`]): whoever moves them registers
 //! a [`shape::Flow`] with a class and asks it before each write.
@@ -38,13 +38,13 @@
 //! # The map
 //!
 //! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`forward_proxy`],
-//! [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
+//! [`http1`], [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
 //! [`spool`] → { [`s3`], [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`header_pattern`], [`memory`],
 //! [`metrics`], [`units`], [`valve`] }: arrows point down only.
 //! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
 //! domain imports it. [`probe`] stands beside all that: it is a client.
 //!
-//! Pure rooms, without tokio, Pingora, I/O or a clock: [`header_pattern`], [`route`], [`framing`], [`profile`], [`units`],
+//! Pure rooms, without tokio, Pingora, I/O or a clock: [`header_pattern`], [`route`], [`http1::framing`], [`profile`], [`units`],
 //! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
 //! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
 //! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `socket_options`. Time is a
@@ -58,8 +58,8 @@ mod daemon;
 pub mod demo;
 pub mod drip;
 pub mod forward_proxy;
-pub mod framing;
 pub mod header_pattern;
+pub mod http1;
 pub mod lifecycle;
 pub mod limits;
 pub mod logging;

@@ -32,8 +32,8 @@ use pingora_proxy::FailToProxy;
 use crate::drip::stream::PacedStream;
 use crate::drip::{Pace, Progress};
 use crate::header_pattern::HeaderPattern;
+use crate::http1::stream::HttpStream;
 use crate::lifecycle::Connection;
-use crate::limits::gate::Gate;
 use crate::profile::{Facts, Profiles};
 use crate::route::{Route, route};
 use crate::s3::headers::{self, SignedHeaders};
@@ -512,11 +512,11 @@ impl ProxyHttp for DripProxy {
         if e.is_some() || !paced(session).is_some_and(PacedStream::is_dripping) {
             return ctx.end(e);
         }
-        // The stream has the body's promise and drips on alone: see `limits::conversation`. A connection
+        // The stream has the body's promise and drips on alone: see `http1::connection`. A connection
         // that is to end with this response must not be closed before.
         let reuses = session.get_keepalive_reuses_remaining();
         let closes = session.get_keepalive().is_none() || reuses == Some(0);
-        ctx.part(closes);
+        ctx.detach(closes);
         if closes {
             // With it Pingora would close whatever is set here.
             session.req_header_mut().remove_header(&header::CONNECTION);
@@ -525,13 +525,13 @@ impl ProxyHttp for DripProxy {
         }
     }
 
-    /// Hands what is left to do to `limits::conversation`, not to the next request.
+    /// Hands what is left to do to `http1::connection`, not to the next request.
     fn persist_connection_context(
         &self,
         _: &Session,
         ctx: &Context,
     ) -> Option<Box<dyn Any + Send + Sync>> {
-        ctx.rest().map(|rest| rest as _)
+        ctx.take_detached().map(|rest| rest as _)
     }
 
     // What failed is logged by `fail_to_proxy`; Pingora's own lines would repeat it.
@@ -556,12 +556,12 @@ fn trim(head: &mut ResponseHeader, extra: &[HeaderPattern]) {
 
 /// The client's stream under Pingora's session.
 fn paced(session: &Session) -> Option<&PacedStream> {
-    gate(session).map(Gate::paced)
+    http_stream(session).map(HttpStream::paced)
 }
 
 /// What stands between the client and Pingora's session.
-fn gate(session: &Session) -> Option<&Gate> {
-    (**session.as_downstream().stream()?).as_any().downcast_ref::<Gate>()
+fn http_stream(session: &Session) -> Option<&HttpStream> {
+    (**session.as_downstream().stream()?).as_any().downcast_ref::<HttpStream>()
 }
 
 /// How many body bytes follow this head; `None` if only their end will tell (RFC 9112 §6.3).

@@ -26,7 +26,7 @@ use crate::admin::Admin;
 use crate::config::{self, Config};
 use crate::drip::lanes::Lanes;
 use crate::lifecycle::Lifecycle;
-use crate::limits::door::Door;
+use crate::limits::connections::ConnectionLimiter;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::profile::Profiles;
@@ -62,7 +62,7 @@ pub struct Server {
     proxy: Option<Arc<HttpProxy<DripProxy>>>,
     lanes: Arc<Lanes>,
     board: Board,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     /// The class tree, if there is one.
     shaper: Option<Arc<Shaper>>,
     settings: Shared,
@@ -209,14 +209,14 @@ impl Server {
         let proxy = proxy.transpose()?;
         let lanes = Lanes::start(config.server.threads);
         let lanes = Arc::new(lanes.map_err(|source| StartError::Threads { source })?);
-        let door = Door::new(config.limits, board.metrics.limits.clone());
+        let limiter = ConnectionLimiter::new(config.limits, board.metrics.limits.clone());
         let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
         let reloader = Reloader::new(
             config.clone(),
             profiles,
             Arc::clone(&settings),
-            Arc::clone(&door),
+            Arc::clone(&limiter),
             shaper.clone(),
             tunnels.as_ref().map(Tunnels::proxy),
             tls.collect(),
@@ -230,7 +230,7 @@ impl Server {
             proxy,
             lanes,
             board,
-            door,
+            limiter,
             shaper,
             settings,
             reload,
@@ -326,7 +326,7 @@ impl Server {
                 lanes: Arc::clone(&self.lanes),
                 tls,
                 proxy_protocol,
-                door: Arc::clone(&self.door),
+                limiter: Arc::clone(&self.limiter),
                 metrics: self.board.metrics.clone(),
             };
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
@@ -342,7 +342,7 @@ impl Server {
         let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());
         let (handed_over, until) = watch::channel(false);
-        let patience = self.door.settings().header_timeout;
+        let patience = self.limiter.settings().header_timeout;
         for (report, app, what, tolerates) in [
             (self.admin, admin, "health and metrics", None),
             (self.health, health, "health", Some(patience)),

@@ -26,7 +26,7 @@
 //! This room knows sockets and addresses; it must not know what is served there.
 
 mod ask;
-mod door;
+mod handover;
 mod wire;
 
 use std::fmt;
@@ -34,7 +34,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::str::FromStr;
 
 pub use ask::{AskError, Hand, ask};
-pub use door::{Door, DoorError, Successor};
+pub use handover::{OpenError, SocketServer, Successor};
 
 /// The version of the protocol; a process refuses a successor with another.
 const VERSION: u32 = 1;

@@ -4,7 +4,7 @@
 
 use dripline::forward_proxy::allow::Rules;
 use dripline::forward_proxy::connect::{self, User, authenticate};
-use dripline::framing::Scan;
+use dripline::http1::framing::Scan;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

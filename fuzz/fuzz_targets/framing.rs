@@ -2,7 +2,7 @@
 //! and the end is found in the same place however the bytes are cut.
 #![no_main]
 
-use dripline::framing::{Scan, judge};
+use dripline::http1::framing::{Scan, parse_head};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -10,10 +10,10 @@ fuzz_target!(|data: &[u8]| {
     let mut scan = Scan::default();
     let mut cuts = (0..=data.len()).map(|end| scan.head(&data[..end]));
     assert_eq!(cuts.find(|found| *found != Ok(None)).unwrap_or(Ok(None)), whole);
-    let _ = judge(data);
+    let _ = parse_head(data);
     let Ok(Some(end)) = whole else { return };
     let head = &data[..end];
-    if judge(head).is_err() {
+    if parse_head(head).is_err() {
         return;
     }
     let mut headers = [httparse::EMPTY_HEADER; 256];

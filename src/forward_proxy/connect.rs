@@ -7,7 +7,7 @@ use openssl::memcmp;
 use openssl::sha::sha256;
 
 use super::allow::{Target, TargetError};
-use crate::framing::{self, Defect};
+use crate::http1::framing::{self, Defect};
 
 /// A request for a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum BadRequest {
 ///
 /// If it asks for no tunnel.
 pub fn read(head: &[u8]) -> Result<Request<'_>, BadRequest> {
-    framing::judge(head).map_err(BadRequest::Malformed)?;
+    framing::parse_head(head).map_err(BadRequest::Malformed)?;
     let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
     // Three words, as was judged.
     let mut words = lines.next().unwrap_or_default().split(|b| *b == b' ');

@@ -13,7 +13,7 @@ use super::connect::{self, BadRequest, authenticate};
 use super::hello::Reader;
 use super::refusal::Refusal;
 use super::{Agreed, Limits, Settings};
-use crate::framing::Scan;
+use crate::http1::framing::Scan;
 
 /// The room for a head, and for a ClientHello, at first.
 const ROOM: usize = 1024;

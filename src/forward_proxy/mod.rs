@@ -1,7 +1,7 @@
 //! The forward proxy: HTTP CONNECT, for S3 alone. Whoever sets HTTPS_PROXY to it keeps their tools and
 //! their TLS; what dripline sees is a name and bytes, and what it shapes is bytes.
 //!
-//! One connection's life: [`door`](crate::limits::door) counts it and [`Settings::clients`] lets it in;
+//! One connection's life: [`limiter`](crate::limits::connections) counts it and [`Settings::clients`] lets it in;
 //! `head` reads the request, which [`connect`] judges; [`allow`] says whether the host may be reached, and
 //! `dial` resolves its name once, has every address judged ([`allow::address`], [`ranges`]) and connects to
 //! one of those. After the 200 the client's ClientHello is held back until [`hello`] has read its server
@@ -35,7 +35,7 @@ use tokio::time::timeout;
 
 use crate::lifecycle::{Active, Lifecycle};
 use crate::limits;
-use crate::limits::door::{Door, Entry};
+use crate::limits::connections::{ConnectionLimiter, ConnectionPermit};
 use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
 use crate::networks::Networks;
 use crate::shape::{Flow, Owner, Shaper, SocketOptions};
@@ -126,7 +126,7 @@ impl Default for Limits {
 pub struct ForwardProxy {
     settings: ArcSwap<Settings>,
     ranges: Arc<Ranges>,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     lookups: Arc<Semaphore>,
     shaper: Option<Arc<Shaper>>,
     metrics: TunnelMetrics,
@@ -158,13 +158,13 @@ impl ForwardProxy {
         let malformed = metrics.limits.malformed.clone();
         let metrics = metrics.tunnels.clone();
         let limited = LimitMetrics { limited: metrics.refused.clone(), malformed };
-        let door = Door::new(bounds(settings.limits), limited);
+        let limiter = ConnectionLimiter::new(bounds(settings.limits), limited);
         let ranges = Arc::new(Ranges::default());
         ranges.set(settings.ip_ranges.as_deref());
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             ranges,
-            door,
+            limiter,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             shaper,
             metrics,
@@ -190,7 +190,7 @@ impl ForwardProxy {
             settings.classes.clone_from(&old.classes);
             settings.download_class.clone_from(&old.download_class);
         }
-        self.door.set(bounds(settings.limits));
+        self.limiter.set(bounds(settings.limits));
         self.ranges.set(settings.ip_ranges.as_deref());
         self.settings.store(Arc::new(settings));
     }
@@ -204,7 +204,7 @@ impl ForwardProxy {
     pub async fn serve(&self, mut client: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
         let connection = lifecycle.connection();
         let served = async {
-            let mut entry = self.door.enter();
+            let mut permit = self.limiter.admit();
             let busy = || {
                 // In this order: a drain must not miss it.
                 let active = lifecycle.enter();
@@ -213,7 +213,7 @@ impl ForwardProxy {
             };
             // Boxed, so that an idle tunnel does not keep the room that its beginning needs.
             let Ready { upstream, agreed, hello, _active } =
-                match Box::pin(self.begin(&mut client, peer, &mut entry, busy)).await {
+                match Box::pin(self.begin(&mut client, peer, &mut permit, busy)).await {
                     Ok(ready) => ready,
                     Err(refusal) => {
                         return Box::pin(self.refuse(&mut client, peer, &refusal)).await;
@@ -237,15 +237,15 @@ impl ForwardProxy {
         &self,
         client: &mut TcpStream,
         peer: SocketAddr,
-        entry: &mut Option<Entry>,
+        permit: &mut Option<ConnectionPermit>,
         busy: impl FnOnce() -> Active,
     ) -> Result<Ready, Refusal> {
-        let entry = entry.as_mut().ok_or(Refusal::Full)?;
+        let permit = permit.as_mut().ok_or(Refusal::Full)?;
         let settings = &*self.settings.load_full();
         if !settings.admits(peer.ip()) {
             return Err(Refusal::Network);
         }
-        if !entry.belongs_to(peer.ip()) {
+        if !permit.assign_client(peer.ip()) {
             return Err(Refusal::PerClient);
         }
         let mut agreed = head::agree(client, settings).await?;
@@ -280,13 +280,13 @@ impl ForwardProxy {
     }
 
     async fn refuse(&self, client: &mut TcpStream, peer: SocketAddr, refusal: &Refusal) {
-        // The door has counted what is its own.
+        // The limiter has counted what is its own.
         if !matches!(refusal, Refusal::Full | Refusal::PerClient) {
             self.metrics.refused.with_label_values(&[refusal.label()]).inc();
         }
         log::info!(client:? = peer, reason = refusal.label(); "tunnel refused: {refusal}");
         if let Some(status) = refusal.status()
-            && let Some(_telling) = self.door.tell()
+            && let Some(_permit) = self.limiter.refusal_permit()
         {
             head::tell(client, status, refusal).await;
         }
@@ -305,7 +305,7 @@ impl Settings {
     }
 }
 
-/// The bounds that a [`Door`] keeps.
+/// The bounds that a [`ConnectionLimiter`] keeps.
 fn bounds(limits: Limits) -> limits::Settings {
     let Limits { connections, per_client, .. } = limits;
     limits::Settings { connections, per_client, ..limits::Settings::default() }

@@ -1,18 +1,12 @@
-//! What one client, and all of them together, may take: connections, and the size and time of what
-//! they send. [`door`] counts connections, [`head`] reads request heads within bounds, [`gate`] is
-//! the stream between Pingora and the drip, [`conversation`] leads one connection from request to
-//! request.
+//! What one client, and all clients together, may take: connections, and the size and time of what they
+//! send. [`connections`] counts connections; [`crate::http1`] applies the other bounds.
 //!
-//! Invariants: a drip that runs is touched by no limit but [`Settings::send_timeout`], which the
-//! kernel keeps; a timer exists only while a head or a body is awaited; an open connection costs a few
-//! words.
+//! Invariants: no limit touches a running drip but [`Settings::send_timeout`], which the kernel keeps. A
+//! timer exists only while a head or a body is awaited. An open connection costs a few words.
 //!
 //! This room must not know of S3, nor what a request asks for.
 
-pub mod conversation;
-pub mod door;
-pub mod gate;
-pub mod head;
+pub mod connections;
 
 use std::time::Duration;
 

@@ -12,8 +12,8 @@ use pingora::prelude::*;
 use super::running::{Drips, Entry, Running};
 use crate::drip::stream::Feed;
 use crate::drip::{self, Progress};
+use crate::http1::DetachedBody;
 use crate::lifecycle::{Active, Lifecycle};
-use crate::limits::conversation::{Rest, Unfinished};
 use crate::metrics::Metrics;
 use crate::spool;
 use crate::tls::record::{ChunkSize, Offer};
@@ -80,7 +80,7 @@ pub struct Context {
     sniff: Option<Vec<u8>>,
     drip: Option<Drip>,
     /// The drip that goes on when the request is over.
-    rest: Mutex<Option<Box<Remainder>>>,
+    rest: Mutex<Option<Box<Detached>>>,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
     pub active: Option<Active>,
 }
@@ -148,19 +148,19 @@ impl Context {
         };
     }
 
-    /// Parts with a response whose body goes on without the request; `closes`: the connection ends
+    /// Detaches the response: its body goes on without the request. `closes`: the connection ends
     /// with it.
-    pub fn part(&mut self, closes: bool) {
+    pub fn detach(&mut self, closes: bool) {
         let active = self.active.take();
         let drip = self.drip.take();
         self.rest =
-            Mutex::new(drip.map(|drip| Box::new(Remainder { drip, _active: active, closes })));
+            Mutex::new(drip.map(|drip| Box::new(Detached { drip, _active: active, closes })));
     }
 
-    /// What [`Self::part`] parted with, once.
-    pub fn rest(&self) -> Option<Box<Rest>> {
+    /// The body that [`Self::detach`] detached, once.
+    pub fn take_detached(&self) -> Option<Box<Box<dyn DetachedBody>>> {
         let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
-        rest.map(|rest| Box::new(Rest(rest)))
+        rest.map(|rest| Box::new(rest as Box<dyn DetachedBody>))
     }
 
     /// Begins to look through an error body.
@@ -193,14 +193,14 @@ pub struct Board {
 }
 
 /// All that is remembered of a request whose body still drips.
-struct Remainder {
+struct Detached {
     drip: Drip,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
     _active: Option<Active>,
     closes: bool,
 }
 
-impl Unfinished for Remainder {
+impl DetachedBody for Detached {
     /// Notes how the body ended, and logs it.
     fn end(mut self: Box<Self>, sent: &io::Result<()>) -> bool {
         self.drip.end = match sent {

@@ -21,9 +21,10 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
-use super::{Context, DripProxy, gate, trim};
-use crate::framing::Defect;
+use super::{Context, DripProxy, http_stream, trim};
 use crate::header_pattern::HeaderPattern;
+use crate::http1::framing::Defect;
+use crate::http1::stream::HttpStream;
 use crate::limits;
 use crate::s3::headers;
 use crate::s3::put::{Put, Putter};
@@ -113,11 +114,14 @@ impl DripProxy {
             Err(e) => return End::Upstream(e),
         };
         let expects = head.headers.contains_key(header::EXPECT);
-        let Some(limits) = gate(session).map(|gate| {
-            gate.admit();
-            gate.limits()
+        let Some(limits) = http_stream(session).map(|stream| {
+            stream.allow_body();
+            stream.limits()
         }) else {
-            return End::Upstream(Error::explain(InternalError, "no gate before the client"));
+            return End::Upstream(Error::explain(
+                InternalError,
+                "the client's stream is no HttpStream",
+            ));
         };
         if let Err(e) = put.begin(Box::new(head)).await {
             return refused_or(put, e).await;
@@ -194,12 +198,12 @@ impl DripProxy {
         let (answer, fault) = match end {
             End::Answered(_) | End::Gone => (None, "client"),
             End::Slow => {
-                self.at_gate(session, |gate| gate.hit("receive_timeout"));
+                self.on_stream(session, |stream| stream.count_hit("receive_timeout"));
                 let status = StatusCode::REQUEST_TIMEOUT;
                 (Some(Answer::new(status, "the body did not come in time")), "client")
             }
             End::Malformed(defect) => {
-                self.at_gate(session, |gate| gate.malformed(defect.label()));
+                self.on_stream(session, |stream| stream.malformed(defect.label()));
                 let reason = defect.to_string();
                 (Some(Answer::new(StatusCode::BAD_REQUEST, reason)), "client")
             }
@@ -246,9 +250,9 @@ impl DripProxy {
         }
     }
 
-    fn at_gate(&self, session: &Session, act: impl FnOnce(&limits::gate::Gate)) {
-        if let Some(gate) = gate(session) {
-            act(gate);
+    fn on_stream(&self, session: &Session, act: impl FnOnce(&HttpStream)) {
+        if let Some(stream) = http_stream(session) {
+            act(stream);
         }
     }
 }

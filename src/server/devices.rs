@@ -20,9 +20,9 @@ use super::{Profiling, StartError, introduction};
 use crate::config::ListenerTls;
 use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
+use crate::http1::connection;
 use crate::lifecycle::Lifecycle;
-use crate::limits::conversation;
-use crate::limits::door::Door;
+use crate::limits::connections::ConnectionLimiter;
 use crate::metrics::Metrics;
 use crate::profile::Facts;
 use crate::proxy::DripProxy;
@@ -39,7 +39,7 @@ pub(super) struct Devices {
     pub(super) lanes: Arc<Lanes>,
     pub(super) tls: Option<Arc<Reloading>>,
     pub(super) proxy_protocol: Option<Trusted>,
-    pub(super) door: Arc<Door>,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) metrics: Metrics,
 }
 
@@ -47,7 +47,7 @@ impl Devices {
     /// Whether the connection goes on: it is known whose it is, if a load balancer has to say so.
     async fn introduced(&self, socket: &mut L4Stream) -> bool {
         let Some(trusted) = &self.proxy_protocol else { return true };
-        let patience = self.door.settings().header_timeout;
+        let patience = self.limiter.settings().header_timeout;
         introduction::introduce(socket, trusted, patience, &self.metrics.connections.proxy_headers)
             .await
     }
@@ -55,7 +55,7 @@ impl Devices {
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
         let client = introduction::peer(&socket).map(|peer| peer.ip());
-        let limit = self.door.settings().handshake_timeout;
+        let limit = self.limiter.settings().handshake_timeout;
         match tokio::time::timeout(limit, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
@@ -66,7 +66,7 @@ impl Devices {
             }
             Err(_) => {
                 self.metrics.connections.handshake_failures.with_label_values(&["timeout"]).inc();
-                self.door.hit("handshake_timeout");
+                self.limiter.count_hit("handshake_timeout");
             }
         }
         None
@@ -78,9 +78,14 @@ impl Devices {
         if self.tls.is_some() {
             return;
         }
-        let Some(_telling) = self.door.tell() else { return };
-        conversation::turn_away(PacedStream::new(Box::new(socket)), &self.door, status, reason)
-            .await;
+        let Some(_permit) = self.limiter.refusal_permit() else { return };
+        connection::reject_connection(
+            PacedStream::new(Box::new(socket)),
+            &self.limiter,
+            status,
+            reason,
+        )
+        .await;
     }
 }
 
@@ -103,21 +108,21 @@ impl Serve for Devices {
         prepare(stream)?;
         // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
         // that a drip needs no timer for that.
-        SockRef::from(stream).set_tcp_user_timeout(Some(self.door.settings().send_timeout))
+        SockRef::from(stream).set_tcp_user_timeout(Some(self.limiter.settings().send_timeout))
     }
 
     async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
         let mut socket = pingoras(socket, peer);
         let _open = self.metrics.connections.opened();
         let connection = Arc::new(lifecycle.connection());
-        let Some(mut entry) = self.door.enter() else {
+        let Some(mut permit) = self.limiter.admit() else {
             let full = "too many connections; try again later";
             return self.turn_away(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
         };
         if !self.introduced(&mut socket).await {
             return;
         }
-        if introduction::peer(&socket).is_some_and(|client| !entry.belongs_to(client.ip())) {
+        if introduction::peer(&socket).is_some_and(|client| !permit.assign_client(client.ip())) {
             let many = "too many connections from this address";
             return self.turn_away(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
         }
@@ -125,9 +130,10 @@ impl Serve for Devices {
             // Boxed, so that a drip of hours does not keep the room that a handshake needs.
             if let Some(stream) = Box::pin(self.secure(socket)).await {
                 let stream = PacedStream::new(stream).accepted_by(self.addr);
-                let (proxy, lanes, door) = (&self.proxy, &self.lanes, &self.door);
+                let (proxy, lanes, limiter) = (&self.proxy, &self.lanes, &self.limiter);
                 let draining = lifecycle.draining();
-                conversation::lead(proxy, lanes, stream, door, &connection, &draining).await;
+                connection::serve_connection(proxy, lanes, stream, limiter, &connection, &draining)
+                    .await;
             }
         };
         tokio::select! {

@@ -12,7 +12,7 @@ use log::warn;
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
 use crate::forward_proxy::ForwardProxy;
-use crate::limits::door::Door;
+use crate::limits::connections::ConnectionLimiter;
 use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
 
@@ -22,7 +22,7 @@ pub struct Reloader {
     running: Config,
     profiles: Profiling,
     settings: Shared,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     shaper: Option<Arc<Shaper>>,
     tunnels: Option<Arc<ForwardProxy>>,
     /// The listeners with TLS.
@@ -34,19 +34,19 @@ impl Reloader {
         running: Config,
         profiles: Profiling,
         settings: Shared,
-        door: Arc<Door>,
+        limiter: Arc<ConnectionLimiter>,
         shaper: Option<Arc<Shaper>>,
         tunnels: Option<Arc<ForwardProxy>>,
         tls: Vec<(SocketAddr, Arc<Reloading>)>,
     ) -> Self {
-        Self { running, profiles, settings, door, shaper, tunnels, tls }
+        Self { running, profiles, settings, limiter, shaper, tunnels, tls }
     }
 
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
     /// an upgrade.
     pub fn apply(&self, config: Config) -> Vec<&'static str> {
         self.settings.store(Arc::new(config.server.clone()));
-        self.door.set(config.limits);
+        self.limiter.set(config.limits);
         let reshaped = match (&self.shaper, &config.shaping) {
             (Some(shaper), Some(tree)) => shaper.reload(tree),
             (None, None) => Ok(()),

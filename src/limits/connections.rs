@@ -14,7 +14,7 @@ use crate::metrics::LimitMetrics;
 const TOLD: usize = 256;
 
 /// Counts the connections of one server's device listeners.
-pub struct Door {
+pub struct ConnectionLimiter {
     settings: ArcSwap<Settings>,
     /// What ran into them.
     pub metrics: LimitMetrics,
@@ -26,13 +26,13 @@ pub struct Door {
 }
 
 /// A connection that was let in, until it is dropped.
-pub struct Entry {
-    door: Arc<Door>,
+pub struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
     client: Option<IpAddr>,
 }
 
-impl Door {
-    /// A door with those bounds.
+impl ConnectionLimiter {
+    /// A limiter with those bounds.
     #[must_use]
     pub fn new(settings: Settings, metrics: LimitMetrics) -> Arc<Self> {
         Arc::new(Self {
@@ -57,26 +57,26 @@ impl Door {
 
     /// Counts a connection; None if there are as many as there may be.
     #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Option<Entry> {
-        let entry = Entry { door: Arc::clone(self), client: None };
+    pub fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let entry = ConnectionPermit { limiter: Arc::clone(self), client: None };
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         if before < self.settings().connections {
             return Some(entry);
         }
-        self.hit("connections");
+        self.count_hit("connections");
         None
     }
 
     /// Leave to tell a client why it is not let in; None if too many are being told already, since
     /// they too hold a connection each.
     #[must_use]
-    pub fn tell(self: &Arc<Self>) -> Option<Telling> {
-        let telling = Telling(Arc::clone(self));
+    pub fn refusal_permit(self: &Arc<Self>) -> Option<RefusalPermit> {
+        let telling = RefusalPermit(Arc::clone(self));
         (self.told.fetch_add(1, Ordering::Relaxed) < TOLD).then_some(telling)
     }
 
     /// Counts something that ran into the limit of that name.
-    pub fn hit(&self, limit: &str) {
+    pub fn count_hit(&self, limit: &str) {
         self.metrics.limited.with_label_values(&[limit]).inc();
     }
 
@@ -87,28 +87,28 @@ impl Door {
 }
 
 /// A client that is being told why it is not let in.
-pub struct Telling(Arc<Door>);
+pub struct RefusalPermit(Arc<ConnectionLimiter>);
 
-impl Drop for Telling {
+impl Drop for RefusalPermit {
     fn drop(&mut self) {
         self.0.told.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Entry {
+impl ConnectionPermit {
     /// Says whose connection it is. False if that client has as many as it may.
     #[must_use]
-    pub fn belongs_to(&mut self, client: IpAddr) -> bool {
-        let most = self.door.settings().per_client;
+    pub fn assign_client(&mut self, client: IpAddr) -> bool {
+        let most = self.limiter.settings().per_client;
         if most == 0 {
             return true;
         }
         let client = network(client);
-        let mut clients = self.door.clients();
+        let mut clients = self.limiter.clients();
         let count = clients.entry(client).or_default();
         if *count >= most {
             drop(clients);
-            self.door.hit("per_client");
+            self.limiter.count_hit("per_client");
             return false;
         }
         *count += 1;
@@ -118,11 +118,11 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.door.open.fetch_sub(1, Ordering::Relaxed);
+        self.limiter.open.fetch_sub(1, Ordering::Relaxed);
         let Some(client) = self.client else { return };
-        let mut clients = self.door.clients();
+        let mut clients = self.limiter.clients();
         if let Some(count) = clients.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -145,30 +145,30 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn door(connections: usize, per_client: usize) -> Arc<Door> {
+    fn limiter(connections: usize, per_client: usize) -> Arc<ConnectionLimiter> {
         let settings = Settings { connections, per_client, ..Settings::default() };
-        Door::new(settings, Metrics::new().limits)
+        ConnectionLimiter::new(settings, Metrics::new().limits)
     }
 
     #[test]
     fn a_place_is_free_again_when_its_connection_ends() {
-        let door = door(2, 0);
-        let first = door.enter().unwrap();
-        let _second = door.enter().unwrap();
-        assert!(door.enter().is_none());
-        assert!(door.enter().is_none(), "the refused do not count");
+        let limiter = limiter(2, 0);
+        let first = limiter.admit().unwrap();
+        let _second = limiter.admit().unwrap();
+        assert!(limiter.admit().is_none());
+        assert!(limiter.admit().is_none(), "the refused do not count");
         drop(first);
-        assert!(door.enter().is_some());
-        assert_eq!(door.metrics.limited.with_label_values(&["connections"]).get(), 2);
+        assert!(limiter.admit().is_some());
+        assert_eq!(limiter.metrics.limited.with_label_values(&["connections"]).get(), 2);
     }
 
     #[test]
     fn a_client_is_an_address_or_a_64() {
-        let door = door(100, 1);
+        let limiter = limiter(100, 1);
         let mut inside = Vec::new();
         let mut enter = |ip: &str| {
-            let mut entry = door.enter().unwrap();
-            let entered = entry.belongs_to(ip.parse().unwrap());
+            let mut entry = limiter.admit().unwrap();
+            let entered = entry.assign_client(ip.parse().unwrap());
             inside.extend(entered.then_some(entry));
             entered
         };
@@ -179,16 +179,16 @@ mod tests {
         assert!(enter("2001:db8:0:1::1"));
         assert!(!enter("2001:db8:0:1:ffff::2"));
         assert!(enter("2001:db8:0:2::1"));
-        assert_eq!(door.metrics.limited.with_label_values(&["per_client"]).get(), 3);
+        assert_eq!(limiter.metrics.limited.with_label_values(&["per_client"]).get(), 3);
         inside.clear();
-        assert!(door.clients().is_empty(), "nothing is kept of who is gone");
+        assert!(limiter.clients().is_empty(), "nothing is kept of who is gone");
     }
 
     #[test]
     fn without_the_limit_nobody_is_remembered() {
-        let door = door(100, 0);
-        let mut entry = door.enter().unwrap();
-        assert!(entry.belongs_to("192.0.2.1".parse().unwrap()));
-        assert!(door.clients().is_empty());
+        let limiter = limiter(100, 0);
+        let mut entry = limiter.admit().unwrap();
+        assert!(entry.assign_client("192.0.2.1".parse().unwrap()));
+        assert!(limiter.clients().is_empty());
     }
 }

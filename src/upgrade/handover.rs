@@ -23,7 +23,7 @@ const HELLO: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The open upgrade socket of a running process.
-pub struct Door {
+pub struct SocketServer {
     listener: UnixListener,
     /// Goes with it.
     _place: Place,
@@ -49,7 +49,7 @@ struct Place {
 
 /// Why no successor can ask.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
+pub enum OpenError {
     /// There is no such directory.
     #[error("{}: {source}", .dir.display())]
     Directory {
@@ -96,7 +96,7 @@ enum Failed {
     Io(#[from] io::Error),
 }
 
-impl Door {
+impl SocketServer {
     /// Opens the upgrade socket at `path`, where a successor is given `sockets` and has `patience`
     /// to be ready. `taking_over`: from whoever listens there now.
     ///
@@ -108,15 +108,15 @@ impl Door {
         sockets: Vec<Handed>,
         patience: Duration,
         taking_over: bool,
-    ) -> Result<Self, DoorError> {
+    ) -> Result<Self, OpenError> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         private(dir)?;
         match fs::symlink_metadata(path) {
             Ok(there) if !there.file_type().is_socket() => {
-                return Err(DoorError::NotASocket(path.to_owned()));
+                return Err(OpenError::NotASocket(path.to_owned()));
             }
             Ok(_) if !taking_over && std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(DoorError::Taken(path.to_owned()));
+                return Err(OpenError::Taken(path.to_owned()));
             }
             _ => {}
         }
@@ -131,7 +131,7 @@ impl Door {
             Ok((listener, (there.dev(), there.ino())))
         };
         let (listener, own) =
-            bind().map_err(|source| DoorError::Bind { path: path.to_owned(), source })?;
+            bind().map_err(|source| OpenError::Bind { path: path.to_owned(), source })?;
         Ok(Self { listener, _place: Place { path: path.to_owned(), own }, patience, sockets })
     }
 
@@ -210,12 +210,12 @@ impl Drop for Place {
 }
 
 /// Whether only this user and root can put something into `dir`.
-fn private(dir: &Path) -> Result<(), DoorError> {
+fn private(dir: &Path) -> Result<(), OpenError> {
     let stat =
-        fs::metadata(dir).map_err(|source| DoorError::Directory { dir: dir.to_owned(), source })?;
+        fs::metadata(dir).map_err(|source| OpenError::Directory { dir: dir.to_owned(), source })?;
     let own = stat.uid() == 0 || stat.uid() == rustix::process::geteuid().as_raw();
     if !stat.is_dir() || !own || stat.mode() & 0o022 != 0 {
-        return Err(DoorError::NotPrivate(dir.to_owned()));
+        return Err(OpenError::NotPrivate(dir.to_owned()));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The client's stream as Pingora sees it: while a request is served, nothing more is read for it.
 //! What the client sends meanwhile is the next request, and that is judged before Pingora gets it.
 //!
-//! Invariant: [`Gate`] hands Pingora no byte but those of a body that was [admitted](Gate::admit), and
-//! none behind that body's end; request heads reach it by [`super::conversation`]. The end of the
+//! Invariant: [`HttpStream`] hands Pingora no byte but those of a body that was [allowed](HttpStream::allow_body), and
+//! none behind that body's end; request heads reach it by [`super::connection`]. The end of the
 //! client's stream and errors do pass, so that a client that is gone ends its response.
 
 use std::fmt;
@@ -24,10 +24,10 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::door::Door;
 use crate::drip::stream::PacedStream;
-use crate::framing::Body;
-use crate::framing::chunks::Chunks;
+use crate::http1::framing::Body;
+use crate::http1::framing::chunks::Chunks;
+use crate::limits::{self, connections::ConnectionLimiter};
 
 /// How many bytes of the next requests are read while one is served, to see whether the client is
 /// still there. A client that sends more is left to the kernel's buffer.
@@ -40,15 +40,15 @@ const BODY_PIECE: usize = 16 << 10;
 /// client that is sending it would otherwise meet a reset before it has read why.
 const LINGER: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
 
-/// A client's connection, of which Pingora can write, and read bodies that were admitted.
-pub struct Gate {
+/// A client's connection, of which Pingora can write, and read bodies that were allowed.
+pub struct HttpStream {
     stream: PacedStream,
     /// What came after the last request's head.
     rest: BytesMut,
-    door: Arc<Door>,
+    limiter: Arc<ConnectionLimiter>,
     body: Incoming,
     /// Atomic only because Pingora lends the stream out by shared reference.
-    admitted: AtomicBool,
+    body_allowed: AtomicBool,
     linger: Option<(Pin<Box<Sleep>>, u64)>,
 }
 
@@ -60,44 +60,44 @@ enum Incoming {
     Chunked(Chunks),
 }
 
-impl Gate {
-    /// Before that stream.
+impl HttpStream {
+    /// The HTTP stream over `stream`, without a body to read at first.
     #[must_use]
-    pub fn new(stream: PacedStream, door: Arc<Door>) -> Self {
+    pub fn new(stream: PacedStream, limiter: Arc<ConnectionLimiter>) -> Self {
         Self {
             stream,
             rest: BytesMut::new(),
-            door,
+            limiter,
             body: Incoming::Nothing,
-            admitted: AtomicBool::new(false),
+            body_allowed: AtomicBool::new(false),
             linger: None,
         }
     }
 
     /// Lets Pingora read the present request's body.
-    pub fn admit(&self) {
-        self.admitted.store(true, Ordering::Relaxed);
+    pub fn allow_body(&self) {
+        self.body_allowed.store(true, Ordering::Relaxed);
     }
 
     /// Counts a client that ran into the limit of that name.
-    pub fn hit(&self, limit: &str) {
-        self.door.hit(limit);
+    pub fn count_hit(&self, limit: &str) {
+        self.limiter.count_hit(limit);
     }
 
     /// The bounds that hold for this client.
     #[must_use]
-    pub fn limits(&self) -> super::Settings {
-        self.door.settings()
+    pub fn limits(&self) -> limits::Settings {
+        self.limiter.settings()
     }
 
     /// Counts a body that can be read in several ways.
     pub fn malformed(&self, reason: &str) {
-        self.door.metrics.malformed.with_label_values(&[reason]).inc();
+        self.limiter.metrics.malformed.with_label_values(&[reason]).inc();
     }
 
     /// A request begins whose head announces that body.
     pub(super) fn expect(&mut self, body: Body) {
-        self.admitted = AtomicBool::new(false);
+        self.body_allowed = AtomicBool::new(false);
         self.body = match body {
             Body::None => Incoming::Nothing,
             Body::Length(length) => Incoming::Length(length),
@@ -200,10 +200,10 @@ impl Gate {
         Poll::Ready(())
     }
 
-    /// The kernel ends a connection whose client took nothing for [`super::Settings::send_timeout`].
+    /// The kernel ends a connection whose client took nothing for [`limits::Settings::send_timeout`].
     fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.as_ref().is_err_and(timed_out) {
-            self.door.hit("send_timeout");
+            self.limiter.count_hit("send_timeout");
         }
         result
     }
@@ -220,14 +220,14 @@ fn timed_out(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::TimedOut || queue().unwrap_or(false)
 }
 
-impl AsyncRead for Gate {
+impl AsyncRead for HttpStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.is_owed_body() && *this.admitted.get_mut() {
+        if this.is_owed_body() && *this.body_allowed.get_mut() {
             return this.poll_body(cx, buf);
         }
         while this.rest.len() < READ_AHEAD {
@@ -244,7 +244,7 @@ impl AsyncRead for Gate {
     }
 }
 
-impl AsyncWrite for Gate {
+impl AsyncWrite for HttpStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -271,28 +271,28 @@ impl AsyncWrite for Gate {
     }
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for HttpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("HttpStream").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
 
 // What Pingora asks of every connection, answered by the one inside.
 
 #[async_trait]
-impl Shutdown for Gate {
+impl Shutdown for HttpStream {
     async fn shutdown(&mut self) {
         self.stream.shutdown().await;
     }
 }
 
-impl UniqueID for Gate {
+impl UniqueID for HttpStream {
     fn id(&self) -> UniqueIDType {
         self.stream.id()
     }
 }
 
-impl Ssl for Gate {
+impl Ssl for HttpStream {
     fn get_ssl(&self) -> Option<&TlsRef> {
         self.stream.get_ssl()
     }
@@ -306,7 +306,7 @@ impl Ssl for Gate {
     }
 }
 
-impl GetTimingDigest for Gate {
+impl GetTimingDigest for HttpStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.stream.get_timing_digest()
     }
@@ -320,16 +320,16 @@ impl GetTimingDigest for Gate {
     }
 }
 
-impl GetProxyDigest for Gate {
+impl GetProxyDigest for HttpStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         self.stream.get_proxy_digest()
     }
 }
 
-impl GetSocketDigest for Gate {
+impl GetSocketDigest for HttpStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.stream.get_socket_digest()
     }
 }
 
-impl Peek for Gate {}
+impl Peek for HttpStream {}

@@ -6,7 +6,7 @@
 //!
 //! It would also keep a request's whole state, some 20 KB, for the hours that its body may drip. Here a
 //! request is over for Pingora once the client's stream has taken the promise of all that is left
-//! ([`PacedStream::is_dripping`]); what goes on is the stream and a [`Rest`].
+//! ([`PacedStream::is_dripping`]); what goes on is the stream and a [`DetachedBody`].
 //!
 //! Invariant: a connection whose request was refused is never read for another.
 
@@ -23,52 +23,44 @@ use pingora_core::protocols::http::{ServerSession, date};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
 
-use super::door::Door;
-use super::gate::Gate;
+use super::DetachedBody;
 use super::head::{self, ANSWER_TIMEOUT, NoHead};
+use super::stream::HttpStream;
 use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Connection;
+use crate::limits::connections::ConnectionLimiter;
 
 /// How long and how much is still read of a client that was refused, so that what it has sent does
 /// not reset the connection before it has read why.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
 
-/// What is left of a request whose body still drips, handed over as the connection's user context.
-pub struct Rest(pub Box<dyn Unfinished>);
-
-/// See [`Rest`].
-pub trait Unfinished: Send + Sync {
-    /// The body was sent, or not. Returns whether the connection is of further use.
-    fn end(self: Box<Self>, sent: &io::Result<()>) -> bool;
-}
-
 /// Serves the requests of one connection until it ends, or a drain comes between two of them. Each
 /// request's context is given `connection`, to be marked busy.
-pub async fn lead<A>(
+pub async fn serve_connection<A>(
     app: &Arc<A>,
     lanes: &Lanes,
     stream: PacedStream,
-    door: &Arc<Door>,
+    limiter: &Arc<ConnectionLimiter>,
     connection: &Arc<Connection>,
     draining: &ShutdownWatch,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let limits = &door.settings();
-    let mut gate = Box::new(Gate::new(stream, Arc::clone(door)));
+    let limits = &limiter.settings();
+    let mut gate = Box::new(HttpStream::new(stream, Arc::clone(limiter)));
     let mut left = limits.requests_per_connection;
     loop {
         let new = left == limits.requests_per_connection;
         // Boxed, as a drip of hours does not need the room for either.
         let (head, body) = match Box::pin(head::next(&mut gate, new, limits)).await {
             Ok(head) => head,
-            Err(why) => return Box::pin(refuse(&mut gate, door, why)).await,
+            Err(why) => return Box::pin(refuse(&mut gate, limiter, why)).await,
         };
         gate.expect(body);
         left -= 1;
         if left == 0 && limits.requests_per_connection > 1 {
-            door.hit("requests_per_connection");
+            limiter.count_hit("requests_per_connection");
         }
         let mut session = ServerSession::new_http1(gate);
         session.set_keepalive_reuses_remaining(Some(left));
@@ -76,17 +68,17 @@ pub async fn lead<A>(
         session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
         let reused = app.process_new_http(session, draining).await;
         let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-        let Ok(same) = stream.into_any().downcast::<Gate>() else { return };
+        let Ok(same) = stream.into_any().downcast::<HttpStream>() else { return };
         gate = same;
         if gate.is_owed_body() {
             // What comes next is no request.
             return gate.shutdown_stream().await;
         }
         let rest = settings.and_then(|mut settings| settings.take_user_context());
-        if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Rest>()) {
+        if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Box<dyn DetachedBody>>()) {
             let Some((same, sent)) = drip_out(lanes, gate).await else { return };
             gate = same;
-            let goes_on = rest.0.end(&sent);
+            let goes_on = rest.end(&sent);
             // Nothing vouches for the end of a body that is not whole.
             if sent.is_err() {
                 return;
@@ -103,7 +95,10 @@ pub async fn lead<A>(
 }
 
 /// Sends the rest of a promised body: what is more than a record, on a thread for that.
-async fn drip_out(lanes: &Lanes, mut gate: Box<Gate>) -> Option<(Box<Gate>, io::Result<()>)> {
+async fn drip_out(
+    lanes: &Lanes,
+    mut gate: Box<HttpStream>,
+) -> Option<(Box<HttpStream>, io::Result<()>)> {
     let short = gate.paced().is_dripping_its_last();
     let records = gate.paced().records_per_second();
     let rest = async move {
@@ -117,14 +112,14 @@ async fn drip_out(lanes: &Lanes, mut gate: Box<Gate>) -> Option<(Box<Gate>, io::
 }
 
 /// Counts why there is no request, tells the client, and ends the connection.
-async fn refuse(gate: &mut Gate, door: &Door, why: NoHead) {
+async fn refuse(gate: &mut HttpStream, limiter: &ConnectionLimiter, why: NoHead) {
     match why {
         NoHead::Over => {}
-        NoHead::Idle { new: true } | NoHead::Slow => door.hit("header_timeout"),
-        NoHead::Idle { new: false } => door.hit("idle_timeout"),
-        NoHead::Large => door.hit("header_bytes"),
+        NoHead::Idle { new: true } | NoHead::Slow => limiter.count_hit("header_timeout"),
+        NoHead::Idle { new: false } => limiter.count_hit("idle_timeout"),
+        NoHead::Large => limiter.count_hit("header_bytes"),
         NoHead::Bad(defect) => {
-            door.metrics.malformed.with_label_values(&[defect.label()]).inc();
+            limiter.metrics.malformed.with_label_values(&[defect.label()]).inc();
         }
     }
     if let Some((status, reason)) = why.answer() {
@@ -140,8 +135,13 @@ async fn refuse(gate: &mut Gate, door: &Door, why: NoHead) {
 }
 
 /// Refuses a connection before its first request, in plain HTTP.
-pub async fn turn_away(stream: PacedStream, door: &Arc<Door>, status: StatusCode, reason: &str) {
-    let mut gate = Gate::new(stream, Arc::clone(door));
+pub async fn reject_connection(
+    stream: PacedStream,
+    limiter: &Arc<ConnectionLimiter>,
+    status: StatusCode,
+    reason: &str,
+) {
+    let mut gate = HttpStream::new(stream, Arc::clone(limiter));
     let told = tell(&mut gate, status, reason, Some("Retry-After: 10\r\n"));
     if matches!(tokio::time::timeout(ANSWER_TIMEOUT, told).await, Ok(Ok(()))) {
         linger(&mut gate).await;
@@ -150,7 +150,7 @@ pub async fn turn_away(stream: PacedStream, door: &Arc<Door>, status: StatusCode
 
 /// Writes a whole response and ends the sending side.
 async fn tell(
-    gate: &mut Gate,
+    gate: &mut HttpStream,
     status: StatusCode,
     reason: &str,
     header: Option<&str>,
@@ -168,7 +168,7 @@ async fn tell(
     AsyncWriteExt::shutdown(gate).await
 }
 
-async fn linger(gate: &mut Gate) {
+async fn linger(gate: &mut HttpStream) {
     let (time, mut bytes) = LINGER;
     let drain = async {
         let mut space = BytesMut::with_capacity(4096);

@@ -1,8 +1,8 @@
 //! Reads one request head: no longer than it may be, in no more time than there is, and framed in
 //! one way only.
 //!
-//! Invariant: what is returned passed [`framing::judge`], whole and alone; what the client sent after
-//! it stays with the [`Gate`].
+//! Invariant: what is returned passed [`framing::parse_head`], whole and alone; what the client sent after
+//! it stays with the [`HttpStream`].
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
-use super::Settings;
-use super::gate::Gate;
-use crate::framing::{self, Body, Defect, Scan};
+use super::stream::HttpStream;
+use crate::http1::framing::{self, Body, Defect, Scan};
+use crate::limits::Settings;
 
 /// The room for a head at first, in bytes: most presigned URLs and a few headers. It grows by that
 /// much, and what is not used is given back, since the head is kept while its response drips.
@@ -67,7 +67,7 @@ impl NoHead {
 ///
 /// If there is none to be served.
 pub async fn next(
-    gate: &mut Gate,
+    gate: &mut HttpStream,
     new: bool,
     limits: &Settings,
 ) -> Result<(BytesMut, Body), NoHead> {
@@ -86,7 +86,7 @@ pub async fn next(
             }
             Some(end) if end > limits.header_bytes => return Err(NoHead::Large),
             Some(end) => {
-                let body = framing::judge(&bytes[..end]).map_err(NoHead::Bad)?;
+                let body = framing::parse_head(&bytes[..end]).map_err(NoHead::Bad)?;
                 return Ok((cut(gate, bytes, end), body));
             }
             None if bytes.len() >= limits.header_bytes => return Err(NoHead::Large),
@@ -111,7 +111,7 @@ pub async fn next(
 }
 
 /// The head in an allocation of its own size; the rest goes back to the gate.
-fn cut(gate: &mut Gate, mut bytes: BytesMut, end: usize) -> BytesMut {
+fn cut(gate: &mut HttpStream, mut bytes: BytesMut, end: usize) -> BytesMut {
     let head = BytesMut::from(&bytes[..end]);
     if bytes.len() > end {
         let _ = bytes.split_to(end);

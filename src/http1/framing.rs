@@ -132,7 +132,7 @@ impl Scan {
 /// # Errors
 ///
 /// The first defect.
-pub fn judge(head: &[u8]) -> Result<Body, Defect> {
+pub fn parse_head(head: &[u8]) -> Result<Body, Defect> {
     // CR and LF are pairs, and only the last line is empty: so `Scan` found it.
     let mut lines =
         head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -222,7 +222,7 @@ mod tests {
 
     fn verdict(head: &[u8]) -> Result<Body, Defect> {
         match Scan::default().head(head)? {
-            Some(end) => judge(&head[..end]),
+            Some(end) => parse_head(&head[..end]),
             None => panic!("no end: {}", head.escape_ascii()),
         }
     }
@@ -374,10 +374,10 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = judge(&bytes);
+            let _ = parse_head(&bytes);
             if let Ok(Some(end)) = Scan::default().head(&bytes) {
                 prop_assert!(bytes[..end].ends_with(b"\r\n"));
-                let _ = judge(&bytes[..end]);
+                let _ = parse_head(&bytes[..end]);
             }
         }
     }

@@ -1,0 +1,21 @@
+//! What serves HTTP/1.1 on a connection. [`head`] reads request heads within bounds of size and time;
+//! [`framing`] judges them; [`connection`] serves one connection, request by request; [`stream`] is the
+//! client's stream as Pingora sees it.
+//!
+//! Invariant: a request whose framing is ambiguous reaches nobody, and its connection is closed.
+//!
+//! This room must not know of S3, nor what a request asks for.
+
+pub mod connection;
+pub mod framing;
+pub mod head;
+pub mod stream;
+
+use std::io;
+
+/// What is left of a request whose body still drips when Pingora is done with the request. It is handed
+/// over as the connection's user context, as a `Box<dyn DetachedBody>`.
+pub trait DetachedBody: Send + Sync {
+    /// The body was sent, or not. Returns whether the connection is of further use.
+    fn end(self: Box<Self>, sent: &io::Result<()>) -> bool;
+}
