@@ -3,8 +3,8 @@
 //!
 //! This file must not know why any of it is so.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use log::debug;
@@ -26,12 +26,14 @@ const EXTENSION: Duration = Duration::from_secs(30);
 pub(crate) struct Notify {
     /// Another process speaks for the service.
     muted: Arc<AtomicBool>,
+    /// The status that was sent last, by whichever method.
+    status: Arc<Mutex<String>>,
 }
 
 impl Notify {
     /// The process accepts, or a reload is over.
     pub(crate) fn ready(&self, lifecycle: &Lifecycle) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&status(lifecycle))]);
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&self.status(lifecycle).0)]);
     }
 
     /// A reload begins; [`Self::ready`] ends it.
@@ -45,7 +47,7 @@ impl Notify {
 
     /// A drain begins that ends the service.
     pub(crate) fn stopping(&self, lifecycle: &Lifecycle) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(&status(lifecycle))]);
+        self.tell(&[NotifyState::Stopping, NotifyState::Status(&self.status(lifecycle).0)]);
     }
 
     /// Another process is the main one from now on. With NotifyAccess=main, the default, only the main
@@ -63,13 +65,11 @@ impl Notify {
         }
         let mut ticks = interval(STATUS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut said = status(lifecycle);
         loop {
             ticks.tick().await;
-            let now = status(lifecycle);
-            if now != said {
-                self.tell(&[NotifyState::Status(&now)]);
-                said = now;
+            let (status, changed) = self.status(lifecycle);
+            if changed {
+                self.tell(&[NotifyState::Status(&status)]);
             }
             if lifecycle.is_draining() {
                 let extension = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
@@ -94,6 +94,18 @@ impl Notify {
         }
     }
 
+    /// The status as it is now, and whether it differs from the one that was sent last.
+    fn status(&self, lifecycle: &Lifecycle) -> (String, bool) {
+        let drips = lifecycle.active();
+        let state = if lifecycle.is_draining() { "draining" } else { "serving" };
+        let now = format!("{state}: {drips} drip(s) running");
+        // Nothing panics while it is held.
+        let mut last = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *last != now;
+        last.clone_from(&now);
+        (now, changed)
+    }
+
     fn tell(&self, state: &[NotifyState<'_>]) {
         if self.muted.load(Ordering::Acquire) {
             return;
@@ -102,10 +114,4 @@ impl Notify {
             debug!("cannot notify the service manager: {e}");
         }
     }
-}
-
-fn status(lifecycle: &Lifecycle) -> String {
-    let drips = lifecycle.active();
-    let state = if lifecycle.is_draining() { "draining" } else { "serving" };
-    format!("{state}: {drips} drip(s) running")
 }
