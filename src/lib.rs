@@ -37,18 +37,53 @@
 //!
 //! # The map
 //!
-//! `main` → [`cli`] → `daemon` (signals, reload, upgrade) → [`server`] → { [`proxy`], [`forward_proxy`],
-//! [`http1`], [`limits`], [`proxy_protocol`], [`admin`], [`lifecycle`], [`upgrade`], `notify` (the service manager) } →
-//! [`spool`] → { [`s3`], [`tls`], [`drip`], [`shape`], [`route`], [`profile`] } → { [`header_pattern`], [`memory`],
-//! [`metrics`], [`units`], [`valve`] }: arrows point down only.
-//! Domains own their settings; [`config`] builds them from a YAML file and the environment, and no
-//! domain imports it. [`probe`] stands beside all that: it is a client.
+//! A room is a module at the top of `src/`. This list has the rooms by layer, the uppermost first.
+//! A room uses rooms of its own layer and of the layers below, never one of those above, and no rooms
+//! form a ring. `tests/structure.rs` reads this list and every path in the sources, and fails otherwise.
 //!
-//! Pure rooms, without tokio, Pingora, I/O or a clock: [`header_pattern`], [`route`], [`http1::framing`], [`profile`], [`units`],
-//! [`drip::schedule`], [`tls::record`], [`s3::endpoint`], [`s3::headers`], [`s3::presigned`],
-//! [`spool::admission`], [`forward_proxy::allow`], [`forward_proxy::connect`],
-//! [`forward_proxy::hello`], and of [`shape`] all but `shaper`, `flow` and `socket_options`. Time is a
-//! parameter there.
+//! 1. - `main`: the exit code of the process.
+//! 2. - [`cli`]: commands and flags.
+//! 3. - `daemon`: signals, reload, upgrade.
+//!    - [`demo`]: an S3 in the process, to try dripline with.
+//!    - [`probe`]: a client that measures the records of any server.
+//! 4. - [`server`]: makes services of a configuration; all rooms meet here and nowhere else.
+//! 5. - [`config`]: reads YAML and the environment into the settings of every domain.
+//!    - [`proxy`]: what becomes of a request, phase by phase; uploads.
+//!    - [`forward_proxy`]: tunnels for tools that upload, opened with CONNECT.
+//!    - [`admin`]: metrics, health and classes over HTTP.
+//! 6. - [`http1`]: what serves HTTP/1.1 on a connection.
+//!    - [`limits`]: connections and requests, per client and in all.
+//!    - [`lifecycle`]: readiness, drain, shutdown.
+//!    - [`upgrade`]: listening sockets pass to the next process.
+//!    - [`proxy_protocol`]: who a load balancer speaks for.
+//!    - `notify`: what the service manager is told.
+//! 7. - [`spool`]: bodies in private files, each read from S3 once.
+//! 8. - [`s3`]: names, headers, requests and connections of S3.
+//!    - [`tls`]: records and their sizes, certificates.
+//!    - [`drip`]: which bytes leave when.
+//!    - [`shape`]: the class tree, which bandwidth is shared by.
+//!    - [`route`]: paths to object keys.
+//!    - [`profile`]: how each kind of device is served.
+//! 9. - [`metrics`]: every metric.
+//!    - [`units`]: sizes, rates and times as people write them.
+//!    - [`networks`]: sets of addresses.
+//!    - [`header_pattern`]: sets of header names.
+//!    - [`valve`]: stops whoever reads ahead.
+//!    - [`memory`]: gives freed memory back to the system.
+//!    - [`logging`]: lines on stderr.
+//!    - `runtime`: threads.
+//!
+//! # Pure rooms
+//!
+//! A pure room does no I/O, knows no runtime and reads no clock: time is a parameter. The same test
+//! checks these modules, what is below them, and every file that they name.
+//!
+//! - [`route`], [`http1::framing`], [`profile`], [`units`], [`networks`], [`header_pattern`]
+//! - [`drip::schedule`], [`tls::record`], [`spool::admission`]
+//! - [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]
+//! - [`forward_proxy::allow`], [`forward_proxy::connect`], [`forward_proxy::hello`]
+//! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::report`,
+//!   `shape::settings`, `shape::counters`, `shape::tree`
 
 pub mod admin;
 pub mod cli;
