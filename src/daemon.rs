@@ -59,7 +59,7 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
     }
     drop(inherited);
     let sockets = server.sockets().map_err(Failure::Serve)?;
-    let lifecycle = server.board().lifecycle;
+    let lifecycle = server.state().lifecycle;
     let mut control = Control {
         signals,
         reloader: server.reloader(),

@@ -113,6 +113,7 @@ pub mod server;
 pub mod shape;
 pub mod spool;
 pub mod tls;
+pub mod transfers;
 pub mod units;
 pub mod upgrade;
 pub mod valve;

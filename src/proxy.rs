@@ -8,7 +8,6 @@
 
 mod answer;
 mod context;
-pub mod running;
 pub mod upload;
 
 use std::any::Any;
@@ -20,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{Method, StatusCode, Version, header};
 use log::{info, warn};
 use pingora::prelude::*;
 use pingora::protocols::{Digest, Ssl};
@@ -47,7 +46,7 @@ use crate::spool::{Ask, Spool, Verdict};
 use crate::tls::listener;
 use answer::Answer;
 use context::Served;
-pub use context::{Board, Context};
+pub use context::{Context, ProcessState};
 use upload::Uploads;
 
 /// How often a request is tried at another of S3's addresses before it fails.
@@ -64,7 +63,7 @@ pub struct DripProxy {
     spool: Option<Arc<Spool>>,
     shaper: Option<Arc<Shaper>>,
     uploads: Option<Uploads>,
-    board: Board,
+    state: ProcessState,
 }
 
 impl DripProxy {
@@ -78,9 +77,9 @@ impl DripProxy {
         spool: Option<Arc<Spool>>,
         shaper: Option<Arc<Shaper>>,
         uploads: Option<Uploads>,
-        board: Board,
+        state: ProcessState,
     ) -> Self {
-        Self { upstream, resolver, profiles, spool, shaper, uploads, board }
+        Self { upstream, resolver, profiles, spool, shaper, uploads, state }
     }
 
     /// This client in that class.
@@ -138,7 +137,7 @@ impl DripProxy {
         let mut body = Some(body);
         self.upstream_response_body_filter(session, &mut body, true, ctx)?;
         let body = body.unwrap_or_default();
-        let bodiless = ctx.method == "HEAD";
+        let bodiless = ctx.method == Method::HEAD;
         head.remove_header(&header::TRANSFER_ENCODING);
         if !bodiless {
             head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -155,13 +154,13 @@ impl DripProxy {
         // With If-Range the answer may be the whole object all the same.
         let small = small && !request.headers.contains_key(header::IF_RANGE);
         let slow = !served.settings.wait.is_zero() || served.settings.class.is_some();
-        request.method == http::Method::GET && slow && !small
+        request.method == Method::GET && slow && !small
     }
 
     /// Announces the response to the client's stream, which paces it from then on, and notes it.
     fn begin(&self, session: &Session, ctx: &mut Context, head: &ResponseHeader) {
         let (progress, length) = self.arm(session, ctx, head);
-        ctx.begin(head.status, length, progress, &self.board);
+        ctx.begin(head.status, length, progress, &self.state.transfers);
     }
 
     /// Announces the response to the client's stream. Returns what counts it, and its body's length.
@@ -171,7 +170,7 @@ impl DripProxy {
         ctx: &Context,
         head: &ResponseHeader,
     ) -> (Arc<Progress>, Option<u64>) {
-        let metrics = &self.board.metrics;
+        let metrics = &self.state.metrics;
         let progress =
             Progress::new(metrics.drips.body_bytes.clone(), metrics.drips.body_records.clone());
         let progress = Arc::new(progress);
@@ -256,7 +255,7 @@ impl DripProxy {
     fn redirects_or_passes(&self, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
         if !matches!(response.status.as_u16(), 300..=303 | 305..=308) {
             ctx.watch_for_signature_error(response.status);
-            if response.status == StatusCode::FORBIDDEN && ctx.method == "HEAD" {
+            if response.status == StatusCode::FORBIDDEN && ctx.method == Method::HEAD {
                 // No body, so no word of why.
                 info!(key = ctx.key.as_str(); "S3 answered 403 to a HEAD: a URL that was signed for GET does");
             }
@@ -291,7 +290,7 @@ impl DripProxy {
     }
 
     fn count_failure(&self, kind: &str) {
-        self.board.metrics.responses.upstream_failures.with_label_values(&[kind]).inc();
+        self.state.metrics.responses.upstream_failures.with_label_values(&[kind]).inc();
     }
 }
 
@@ -311,16 +310,16 @@ impl ProxyHttp for DripProxy {
         ctx: &mut Context,
         connection: Box<dyn Any + Send + Sync>,
     ) {
-        ctx.active = Some(self.board.lifecycle.enter());
+        ctx.active = Some(self.state.lifecycle.enter());
         if let Some(connection) = connection.downcast_ref::<Arc<Connection>>() {
             connection.busy();
         }
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        ctx.client = session.client_addr().map(ToString::to_string);
+        ctx.client = session.client_addr().and_then(|client| client.as_inet()).copied();
         let request = session.req_header();
-        ctx.method = request.method.as_str().to_owned();
+        ctx.method = request.method.clone();
         let mut key = &b""[..];
         let uploads = self.uploads.is_some();
         let target = route(&request.method, request.raw_path(), uploads).and_then(|route| {
@@ -332,7 +331,7 @@ impl ProxyHttp for DripProxy {
         let has_body = !session.as_downstream_mut().is_body_empty();
         let refusal = match (target, &self.uploads) {
             (Err(refusal), _) => Answer::refusal(refusal),
-            (Ok(target), Some(uploads)) if ctx.method == "PUT" => {
+            (Ok(target), Some(uploads)) if ctx.method == Method::PUT => {
                 ctx.target = target;
                 self.upload(uploads, session, ctx).await?;
                 return Ok(true);
@@ -566,7 +565,7 @@ fn http_stream(session: &Session) -> Option<&HttpStream> {
 
 /// How many body bytes follow this head; `None` if only their end will tell (RFC 9112 §6.3).
 fn body_length(session: &Session, response: &ResponseHeader) -> Option<u64> {
-    let bodiless = session.req_header().method == http::Method::HEAD
+    let bodiless = session.req_header().method == Method::HEAD
         || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if bodiless {
         return Some(0);

@@ -28,11 +28,9 @@ use crate::drip::lanes::Lanes;
 use crate::lifecycle::Lifecycle;
 use crate::limits::connections::ConnectionLimiter;
 use crate::memory;
-use crate::metrics::Metrics;
 use crate::profile::Profiles;
-use crate::proxy::running::Drips;
 use crate::proxy::upload::Uploads;
-use crate::proxy::{Board, DripProxy};
+use crate::proxy::{DripProxy, ProcessState};
 use crate::proxy_protocol::Trusted;
 use crate::s3::client::Client;
 use crate::s3::put::Putter;
@@ -61,7 +59,7 @@ pub struct Server {
     /// None without device listeners.
     proxy: Option<Arc<HttpProxy<DripProxy>>>,
     lanes: Arc<Lanes>,
-    board: Board,
+    state: ProcessState,
     limiter: Arc<ConnectionLimiter>,
     /// The class tree, if there is one.
     shaper: Option<Arc<Shaper>>,
@@ -177,19 +175,18 @@ impl Server {
         };
         let admin = report(Role::Admin, config.admin, "admin.addr")?;
         let health = report(Role::Health, config.health, "health.addr")?;
-        let board =
-            Board { metrics: Metrics::new(), lifecycle: Lifecycle::new(), drips: Drips::default() };
+        let state = ProcessState::new();
         let shaper = config.shaping.as_ref();
-        let shaper = shaper.map(|tree| Shaper::new(tree, board.metrics.shape.clone())).transpose();
+        let shaper = shaper.map(|tree| Shaper::new(tree, state.metrics.shape.clone())).transpose();
         let shaper = shaper.map_err(StartError::Classes)?;
-        let tunnels = Tunnels::bind(config, &shaper, &board.metrics, &mut socket)?;
+        let tunnels = Tunnels::bind(config, &shaper, &state, &mut socket)?;
         let conf = pingora_conf();
         let proxy = config.s3.as_ref().map(|s3| {
             let upstream = upstream(s3, &config.upstream)?;
             let endpoint = &upstream.endpoint;
             let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
             let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
-            let spool = spool(config.spool.as_ref(), client, &board.metrics);
+            let spool = spool(config.spool.as_ref(), client, &state.metrics);
             let profiles = Arc::clone(&profiles);
             let uploads = config.uploads.as_ref().map(|uploads| {
                 let putter = Putter::new(upstream.clone(), Arc::clone(&resolver), &conf);
@@ -202,14 +199,14 @@ impl Server {
                 spool,
                 shaper.clone(),
                 uploads,
-                board.clone(),
+                state.clone(),
             );
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;
         let lanes = Lanes::start(config.server.threads);
         let lanes = Arc::new(lanes.map_err(|source| StartError::Threads { source })?);
-        let limiter = ConnectionLimiter::new(config.limits, board.metrics.limits.clone());
+        let limiter = ConnectionLimiter::new(config.limits, state.metrics.limits.clone());
         let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
         let reloader = Reloader::new(
@@ -229,7 +226,7 @@ impl Server {
             tunnels,
             proxy,
             lanes,
-            board,
+            state,
             limiter,
             shaper,
             settings,
@@ -278,10 +275,10 @@ impl Server {
         self.tunnels.as_ref()?.report.socket.local_addr().ok()
     }
 
-    /// Where this server counts and lists what it does.
+    /// What this server counts and lists, and whether it takes clients.
     #[must_use]
-    pub fn board(&self) -> Board {
-        self.board.clone()
+    pub fn state(&self) -> ProcessState {
+        self.state.clone()
     }
 
     /// The class tree, if there is one.
@@ -309,7 +306,7 @@ impl Server {
     ///
     /// If a bound socket cannot be used.
     pub async fn run(self, stop: impl Future<Output = Stop>) -> io::Result<usize> {
-        let lifecycle = self.board.lifecycle;
+        let lifecycle = self.state.lifecycle;
         let mut listeners = JoinSet::new();
         let devices = self.devices.len();
         for Device { addr, socket, tls, proxy_protocol } in self.devices {
@@ -327,7 +324,7 @@ impl Server {
                 tls,
                 proxy_protocol,
                 limiter: Arc::clone(&self.limiter),
-                metrics: self.board.metrics.clone(),
+                metrics: self.state.metrics.clone(),
             };
             listeners.spawn(accept(socket, Arc::new(app), lifecycle.clone(), lifecycle.draining()));
         }
@@ -339,7 +336,7 @@ impl Server {
         if let Some(shaper) = &self.shaper {
             shaper.start_timer();
         }
-        let admin = Admin::new(lifecycle.clone(), self.board.metrics.clone(), self.shaper, addr);
+        let admin = Admin::new(lifecycle.clone(), self.state.metrics.clone(), self.shaper, addr);
         let health = Admin::health(lifecycle.clone());
         let (handed_over, until) = watch::channel(false);
         let patience = self.limiter.settings().header_timeout;
@@ -353,7 +350,7 @@ impl Server {
                 reports.spawn(accept(socket, Arc::new(app), lifecycle.clone(), until.clone()));
             }
         }
-        let (drips, open) = (self.board.metrics.drips.running, self.board.metrics.tunnels.open);
+        let (drips, open) = (self.state.metrics.drips.running, self.state.metrics.tunnels.open);
         let running = move || usize::try_from(drips.get() + open.get()).unwrap_or(0);
         reports.spawn(memory::give_back(running));
         lifecycle.started();

@@ -88,15 +88,15 @@ async fn requests_on_one_connection_are_answered_in_turn_and_paced() {
 async fn a_drip_is_listed_until_its_last_record() {
     let world = world().await;
     let (mut stream, _) = world.begin("").await;
-    let running = world.dripline.board.drips.running();
+    let running = world.dripline.state.transfers.running();
     assert_eq!(running.len(), 1);
     assert!((1..10).contains(&running[0].progress.records()), "{running:?}");
     let mut rest = vec![0; LENGTH];
     while running[0].progress.records() < 10 {
-        assert!(!world.dripline.board.drips.running().is_empty());
+        assert!(!world.dripline.state.transfers.running().is_empty());
         assert!(stream.read(&mut rest).await.unwrap() > 0);
     }
-    let gone = || world.dripline.board.drips.running().is_empty();
+    let gone = || world.dripline.state.transfers.running().is_empty();
     eventually(Duration::from_secs(5), gone).await.unwrap();
     world.ended("done", 1).await;
 }
@@ -123,7 +123,7 @@ async fn a_client_that_leaves_ends_its_drip() {
     let (stream, _) = world.begin("").await;
     drop(stream);
     world.ended("client", 1).await;
-    assert!(world.dripline.board.drips.running().is_empty());
+    assert!(world.dripline.state.transfers.running().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

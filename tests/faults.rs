@@ -555,8 +555,8 @@ async fn nothing_is_left_of_a_thousand_broken_answers() {
         }
         dripline.until("dripline_connections", 0).await;
         dripline.until("dripline_drips", 0).await;
-        assert!(dripline.board.drips.running().is_empty());
-        assert_eq!(dripline.board.lifecycle.active(), 0);
+        assert!(dripline.state.transfers.running().is_empty());
+        assert_eq!(dripline.state.lifecycle.active(), 0);
         let all = TURNS as u64;
         assert_eq!(dripline.metric("dripline_connections_accepted_total"), all);
         assert!(s3.all_closed_within(Duration::from_secs(5)).await, "{}", s3.open_connections());

@@ -32,7 +32,7 @@ use std::time::Duration;
 use dripline::config::{Config, Sources};
 use dripline::demo::origin::presign::{Presign, Style};
 use dripline::demo::origin::{Origin, OriginOptions};
-use dripline::proxy::Board;
+use dripline::proxy::ProcessState;
 use dripline::server::{Reloader, Server, Stop};
 use dripline::shape::Shaper;
 use openssl::ssl::{SslConnector, SslMethod};
@@ -58,7 +58,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A forward proxy in this process.
 struct Proxy {
     addr: SocketAddr,
-    board: Board,
+    state: ProcessState,
     reloader: Arc<Reloader>,
     shaper: Option<Arc<Shaper>>,
     stop: Option<oneshot::Sender<Stop>>,
@@ -90,11 +90,11 @@ impl Proxy {
         let server = Server::bind(config).unwrap();
         assert!(server.addresses().is_empty(), "nothing listens for devices");
         let addr = server.forward_proxy_address().unwrap();
-        let (board, reloader, shaper) = (server.board(), server.reloader(), server.shaper());
+        let (state, reloader, shaper) = (server.state(), server.reloader(), server.shaper());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run(async move { stopped.await.unwrap_or(Stop::Now) }));
-        eventually(Duration::from_secs(5), || board.lifecycle.is_ready()).await.expect("ready");
-        Self { addr, board, reloader, shaper, stop: Some(stop), served: Some(served) }
+        eventually(Duration::from_secs(5), || state.lifecycle.is_ready()).await.expect("ready");
+        Self { addr, state, reloader, shaper, stop: Some(stop), served: Some(served) }
     }
 
     /// Sends a request; returns the connection, and the answer's status and head, and for anything but
@@ -113,7 +113,7 @@ impl Proxy {
 
     /// The value of a metric, named with its labels.
     fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.board.metrics.text()).unwrap();
+        let text = String::from_utf8(self.state.metrics.text()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }

@@ -102,9 +102,9 @@ fn an_idle_tunnel_costs_no_more_than_10_kb_of_heap() {
     let (proxy, open) = {
         let _inside = runtime.enter();
         let bound = Server::bind(&config).unwrap();
-        let (addr, board) = (bound.forward_proxy_address().unwrap(), bound.board());
+        let (addr, state) = (bound.forward_proxy_address().unwrap(), bound.state());
         runtime.spawn(bound.run(std::future::pending::<Stop>()));
-        (addr, board.metrics.tunnels.open)
+        (addr, state.metrics.tunnels.open)
     };
     let moved = vec![7; 200_000];
     let mut held = Vec::with_capacity(count + 10);

@@ -400,12 +400,12 @@ async fn whoever_is_gone_leaves_nothing_behind() {
     })
     .await
     .unwrap();
-    assert_eq!(dripline.board.drips.running().len(), 1);
+    assert_eq!(dripline.state.transfers.running().len(), 1);
     drop(client);
     dripline.until("dripline_uploads_ended_total{end=\"client\"}", 1).await;
     eventually(Duration::from_secs(10), || origin.counters().connections_open == 0).await.unwrap();
     assert_eq!(get(&dripline, &origin, "half").await.status, 404);
-    assert!(dripline.board.drips.running().is_empty());
+    assert!(dripline.state.transfers.running().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

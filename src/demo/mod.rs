@@ -15,10 +15,10 @@ use std::time::Duration;
 use crate::config::{Config, Sources};
 use crate::daemon::signals::Signals;
 use crate::logging;
-use crate::proxy::running::Drips;
 use crate::runtime;
 use crate::server::{Server, Stop};
 use crate::tls::identity::Identity;
+use crate::transfers::Live;
 use origin::{Origin, OriginOptions};
 
 /// Where the daemon listens when nothing is configured; the demo takes the next free port.
@@ -71,9 +71,9 @@ async fn demo() -> Result<(), Failure> {
     let server = Server::bind(&config)?;
     let port = server.addresses()[0].port();
     let admin = server.admin_address();
-    let drips = server.board().drips;
+    let transfers = server.state().transfers;
     explain(&mut io::stderr(), &origin, port, admin, &cert)?;
-    let shown = tokio::spawn(show(drips));
+    let shown = tokio::spawn(show(transfers));
     server
         .run(async move {
             signals.stop().await;
@@ -151,15 +151,12 @@ fn explain(
 }
 
 /// Shows the running drips, a line each, for as long as there are any.
-async fn show(drips: Drips) {
+async fn show(transfers: Live) {
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     loop {
         ticks.tick().await;
-        for drip in drips.running() {
-            eprintln!(
-                "{}",
-                line(drip.progress.bytes(), drip.total, &drip.key, drip.began.elapsed())
-            );
+        for drip in transfers.running() {
+            eprintln!("{}", line(drip.bytes(), drip.total, drip.name(), drip.began.elapsed()));
         }
     }
 }

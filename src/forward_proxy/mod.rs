@@ -12,7 +12,6 @@
 //!
 //! This room must not know what the tunnel carries, nor the configuration file.
 
-mod access;
 pub mod allow;
 pub mod connect;
 mod dial;
@@ -39,7 +38,7 @@ use crate::limits::connections::{ConnectionLimiter, ConnectionPermit};
 use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
 use crate::networks::Networks;
 use crate::shape::{Flow, Owner, Shaper, SocketOptions};
-use access::Tunnel;
+use crate::transfers::{self, ByteCount, ByteCounts, Live, LiveTransfer, Transfer};
 use allow::{Kind, Rules, Target};
 use connect::User;
 use ranges::Ranges;
@@ -130,6 +129,7 @@ pub struct ForwardProxy {
     lookups: Arc<Semaphore>,
     shaper: Option<Arc<Shaper>>,
     metrics: TunnelMetrics,
+    transfers: Live,
 }
 
 /// What was agreed on with a client: where to, and who it is.
@@ -154,7 +154,12 @@ struct Ready {
 impl ForwardProxy {
     /// A forward proxy with these settings.
     #[must_use]
-    pub fn new(settings: Settings, shaper: Option<Arc<Shaper>>, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        shaper: Option<Arc<Shaper>>,
+        metrics: &Metrics,
+        transfers: Live,
+    ) -> Arc<Self> {
         let malformed = metrics.limits.malformed.clone();
         let metrics = metrics.tunnels.clone();
         let limited = LimitMetrics { limited: metrics.refused.clone(), malformed };
@@ -168,6 +173,7 @@ impl ForwardProxy {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             shaper,
             metrics,
+            transfers,
         })
     }
 
@@ -221,9 +227,9 @@ impl ForwardProxy {
                 };
             let idle = self.settings.load().limits.idle_timeout;
             let flows = self.flows(&agreed, peer);
-            let mut tunnel = Tunnel::begin(peer, agreed, self.metrics.clone());
-            let end = relay::relay(&client, &upstream, hello, flows, tunnel.tally(), idle).await;
-            tunnel.end(end);
+            let (mut tunnel, moved) = self.tunnel(agreed, peer);
+            let end = relay::relay(&client, &upstream, hello, flows, &moved, idle).await;
+            tunnel.set_end(end);
         };
         tokio::select! {
             biased;
@@ -260,6 +266,19 @@ impl ForwardProxy {
         Ok(Ready { upstream, agreed, hello, _active: active })
     }
 
+    /// Counts, lists and logs a tunnel that begins.
+    fn tunnel(&self, agreed: Agreed, peer: SocketAddr) -> (LiveTransfer, Arc<ByteCounts>) {
+        let class = Self::class_of(&self.settings.load(), &agreed, peer).cloned();
+        let Agreed { target: Target { host, port }, user, .. } = agreed;
+        let up = ByteCount::new(self.metrics.up.clone());
+        let down = ByteCount::new(self.metrics.down.clone());
+        let moved = Arc::new(ByteCounts { up, down });
+        let tunnel =
+            transfers::Kind::Tunnel(transfers::Tunnel { host, port, moved: Arc::clone(&moved) });
+        let transfer = Transfer::new(Some(peer), tunnel).user(user).class(class);
+        (self.transfers.begin(transfer), moved)
+    }
+
     /// The flows of what goes up and of what comes down; None for what is not shaped.
     fn flows(&self, agreed: &Agreed, peer: SocketAddr) -> [Option<Flow>; 2] {
         let settings = self.settings.load();
@@ -272,9 +291,18 @@ impl ForwardProxy {
         })
     }
 
+    /// The class of what the client sends; what is sent for credentials has none.
+    fn class_of<'a>(
+        settings: &'a Settings,
+        agreed: &Agreed,
+        peer: SocketAddr,
+    ) -> Option<&'a Arc<str>> {
+        settings.class_of(peer.ip()).filter(|_| agreed.kind != Kind::Credentials)
+    }
+
     /// How the class would have the socket to S3 marked.
     fn marks(&self, settings: &Settings, agreed: &Agreed, peer: SocketAddr) -> SocketOptions {
-        let class = settings.class_of(peer.ip()).filter(|_| agreed.kind != Kind::Credentials);
+        let class = Self::class_of(settings, agreed, peer);
         let marks = class.and_then(|class| self.shaper.as_ref()?.socket_options(class));
         marks.unwrap_or_default()
     }

@@ -16,8 +16,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::access::{Count, Tally};
 use crate::shape::Flow;
+use crate::transfers::{ByteCount, ByteCounts, End};
 
 /// The most bytes that are moved in one go.
 const PIECE: usize = 64 << 10;
@@ -27,46 +27,21 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
 }
 
-/// How a tunnel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// Both sides have said all they had to say.
-    Done,
-    /// The client's connection failed.
-    Client,
-    /// The server's did.
-    Upstream,
-    /// Nothing has moved for too long.
-    Idle,
-}
-
-impl End {
-    /// For logs and metrics.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-            Self::Idle => "idle",
-        }
-    }
-}
-
 /// Moves bytes; `hello` was read of the client's already.
 pub(super) async fn relay(
     client: &TcpStream,
     upstream: &TcpStream,
     hello: Vec<u8>,
     [up, down]: [Option<Flow>; 2],
-    tally: &Tally,
+    moved: &ByteCounts,
     idle: Duration,
 ) -> End {
     let clock = Clock::new();
     let side = |socket, end| Side { socket, end };
     let (client, upstream) = (side(client, End::Client), side(upstream, End::Upstream));
     let lane = |from, to, held, flow, count| Lane { from, to, held, flow, count, clock: &clock };
-    let up = lane(client, upstream, hello, up, &tally.up);
-    let down = lane(upstream, client, Vec::new(), down, &tally.down);
+    let up = lane(client, upstream, hello, up, &moved.up);
+    let down = lane(upstream, client, Vec::new(), down, &moved.down);
     tokio::select! {
         ended = async { tokio::try_join!(up.run(), down.run()) } => match ended {
             Ok(_) => End::Done,
@@ -129,7 +104,7 @@ struct Lane<'a> {
     held: Vec<u8>,
     /// Whose turn is waited for; None if it is not shaped.
     flow: Option<Flow>,
-    count: &'a Count,
+    count: &'a ByteCount,
     clock: &'a Clock,
 }
 

@@ -1,15 +1,14 @@
-//! What is remembered of one request, and the access log that comes of it: one line when the
-//! response begins, one when it ends, however it ends.
+//! What is remembered of one request.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::StatusCode;
-use log::{info, warn};
+use http::{Method, StatusCode};
+use log::warn;
 use pingora::prelude::*;
 
-use super::running::{Drips, Entry, Running};
 use crate::drip::stream::Feed;
 use crate::drip::{self, Progress};
 use crate::http1::DetachedBody;
@@ -17,13 +16,8 @@ use crate::lifecycle::{Active, Lifecycle};
 use crate::metrics::Metrics;
 use crate::spool;
 use crate::tls::record::{ChunkSize, Offer};
+use crate::transfers::{BodySource, Download, End, Kind, Live, LiveTransfer, Transfer};
 use crate::valve::Valve;
-
-/// The log target of the access log.
-pub const ACCESS: &str = "access";
-
-/// A client that goes this soon after a record may have gone because of it.
-const OVERRUN: Duration = Duration::from_secs(1);
 
 /// How much of an error body is looked through for S3's error code: it comes in the first line or
 /// two.
@@ -59,9 +53,9 @@ impl Default for Served {
 #[derive(Default)]
 pub struct Context {
     /// The client's address.
-    pub client: Option<String>,
+    pub client: Option<SocketAddr>,
     /// The request's method.
-    pub method: String,
+    pub method: Method,
     /// The key for logs, without the query.
     pub key: String,
     /// How the client is served.
@@ -95,57 +89,44 @@ impl Context {
         }
     }
 
-    /// Notes that a response begins, and logs it.
+    /// Notes that a response begins.
     pub fn begin(
         &mut self,
         status: StatusCode,
         total: Option<u64>,
         progress: Arc<Progress>,
-        board: &Board,
+        transfers: &Live,
     ) {
-        let running = Running {
-            client: self.client.clone().unwrap_or_default(),
+        let source = match &self.spooled {
+            Some(_) => BodySource::Spool,
+            None if self.target.is_empty() => BodySource::Own,
+            None => BodySource::Direct,
+        };
+        let download = Download {
             method: self.method.clone(),
             key: self.key.clone(),
-            status: status.as_u16(),
-            total,
-            began: Instant::now(),
-            progress,
-        };
-        let source = match &self.spooled {
-            Some(_) => "spool",
-            None if self.target.is_empty() => "none",
-            None => "direct",
-        };
-        info!(
-            target: ACCESS,
-            client = running.client.as_str(), method = running.method.as_str(),
-            key = running.key.as_str(), status = running.status,
-            profile = self.served.profile.as_str(), source = source;
-            "begin"
-        );
-        board.metrics.drips.running.inc();
-        board.metrics.responses.begun.with_label_values(&[status.as_str()]).inc();
-        self.drip = Some(Drip {
-            entry: board.drips.add(running),
-            source,
             profile: self.served.profile.clone(),
+            source,
             offer: self.served.offer,
-            end: "drain",
-            metrics: board.metrics.clone(),
-        });
+            progress: Arc::clone(&progress),
+        };
+        let transfer = Transfer::new(self.client, Kind::Download(download))
+            .class(self.served.settings.class.clone())
+            .total(total);
+        transfer.answered(status);
+        self.drip = Some(Drip { transfer: transfers.begin(transfer), progress });
     }
 
-    /// Notes how the response ended, and logs it.
+    /// Notes how the response ended.
     pub fn end(&mut self, e: Option<&Error>) {
-        let Some(mut drip) = self.drip.take() else { return };
-        drip.end = match e.map(Error::esource) {
-            None => "done",
-            Some(_) if drip.entry.progress.source_failed() => "upstream",
-            Some(ErrorSource::Downstream) => "client",
-            Some(_) if drip.entry.progress.client_gone() => "client",
-            Some(_) => "upstream",
-        };
+        let Some(Drip { mut transfer, progress }) = self.drip.take() else { return };
+        transfer.set_end(match e.map(Error::esource) {
+            None => End::Done,
+            Some(_) if progress.source_failed() => End::Upstream,
+            Some(ErrorSource::Downstream) => End::Client,
+            Some(_) if progress.client_gone() => End::Client,
+            Some(_) => End::Upstream,
+        });
     }
 
     /// Detaches the response: its body goes on without the request. `closes`: the connection ends
@@ -181,15 +162,31 @@ impl Context {
     }
 }
 
-/// Where responses are counted and listed.
+/// What a process counts and lists, and whether it takes clients. A clone is the same state.
 #[derive(Clone)]
-pub struct Board {
-    /// The server's metrics.
+pub struct ProcessState {
+    /// The metrics.
     pub metrics: Metrics,
-    /// The server's state; a drain waits for every response.
+    /// Ready, draining or gone; a drain waits for every response.
     pub lifecycle: Lifecycle,
-    /// The responses under way.
-    pub drips: Drips,
+    /// The downloads, uploads and tunnels that run.
+    pub transfers: Live,
+}
+
+impl ProcessState {
+    /// A process that is not ready yet, with nothing counted or listed.
+    #[must_use]
+    pub fn new() -> Self {
+        let metrics = Metrics::new();
+        let transfers = Live::new(metrics.clone());
+        Self { metrics, lifecycle: Lifecycle::new(), transfers }
+    }
+}
+
+impl Default for ProcessState {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// All that is remembered of a request whose body still drips.
@@ -201,72 +198,25 @@ struct Detached {
 }
 
 impl DetachedBody for Detached {
-    /// Notes how the body ended, and logs it.
+    /// Notes how the body ended.
     fn end(mut self: Box<Self>, sent: &io::Result<()>) -> bool {
-        self.drip.end = match sent {
-            Ok(()) => "done",
-            Err(e) if self.drip.entry.progress.source_failed() => {
-                let key = self.drip.entry.key.as_str();
-                warn!(key = key; "closing the client's connection short: {e}");
-                "upstream"
+        let Drip { transfer, progress } = &mut self.drip;
+        transfer.set_end(match sent {
+            Ok(()) => End::Done,
+            Err(e) if progress.source_failed() => {
+                warn!(key = transfer.name(); "closing the client's connection short: {e}");
+                End::Upstream
             }
-            Err(_) => "client",
-        };
+            Err(_) => End::Client,
+        });
         sent.is_ok() && !self.closes
     }
 }
 
 /// A response under way. Dropped without [`Context::end`] only when a drain cuts it.
 struct Drip {
-    entry: Entry,
-    source: &'static str,
-    profile: String,
-    offer: Offer,
-    end: &'static str,
-    metrics: Metrics,
-}
-
-impl Drip {
-    /// A device whose buffer is smaller than a record says nothing, it goes: so it is told which
-    /// record was the last.
-    fn report_overrun(&self) {
-        let Running { client, progress, .. } = &*self.entry;
-        if self.end != "client" || progress.head() == 0 || progress.since_last() > OVERRUN {
-            return;
-        }
-        let records = progress.records();
-        let (which, what) = match records {
-            0 => ("head", format!("the head of {} bytes", progress.head())),
-            1 => ("first", format!("record 1 of {} bytes", progress.last_record())),
-            _ => ("later", format!("record {records} of {} bytes", progress.last_record())),
-        };
-        self.metrics.drips.clients_gone.with_label_values(&[self.profile.as_str(), which]).inc();
-        let offer = self.offer.to_string();
-        info!(
-            client = client.as_str(), profile = self.profile.as_str(), offer = offer.as_str();
-            "client gone after {what}"
-        );
-    }
-}
-
-impl Drop for Drip {
-    fn drop(&mut self) {
-        self.report_overrun();
-        let Running { client, method, key, status, began, progress, .. } = &*self.entry;
-        self.metrics.drips.running.dec();
-        self.metrics.drips.ended.with_label_values(&[self.end]).inc();
-        if self.source == "spool" {
-            self.metrics.spool.client_bytes.inc_by(progress.bytes());
-        }
-        info!(
-            target: ACCESS,
-            client = client.as_str(), method = method.as_str(), key = key.as_str(),
-            status = *status, bytes = progress.bytes(), records = progress.records(),
-            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            profile = self.profile.as_str(), source = self.source, end = self.end;
-            "end"
-        );
-    }
+    transfer: LiveTransfer,
+    progress: Arc<Progress>,
 }
 
 #[cfg(test)]

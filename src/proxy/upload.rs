@@ -7,8 +7,6 @@
 //! class and S3 allow; what S3 answers is what the client is told; a connection whose body was not read
 //! to its end is not read for another request.
 
-mod entry;
-
 use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -29,7 +27,7 @@ use crate::limits;
 use crate::s3::headers;
 use crate::s3::put::{Put, Putter};
 use crate::shape::Flow;
-use entry::Entry;
+use crate::transfers::{self, ByteCount, End, Kind, LiveTransfer, Transfer};
 
 /// What S3 says of an object that it has stored, and nobody can ask for again with an upload's URL.
 static OF_AN_UPLOAD: LazyLock<HeaderPattern> =
@@ -54,7 +52,7 @@ impl Uploads {
 }
 
 /// How an upload ended.
-enum End {
+enum Outcome {
     /// S3 has answered.
     Answered(Box<ResponseHeader>),
     /// S3 cannot be reached, or has given out.
@@ -75,24 +73,35 @@ impl DripProxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<()> {
-        let mut entry = Entry::begin(ctx, length(session), uploads.class(), &self.board);
+        let sent = Arc::new(ByteCount::new(self.state.metrics.uploads.bytes.clone()));
+        let upload = transfers::Upload {
+            key: ctx.key.clone(),
+            profile: ctx.served.profile.clone(),
+            sent: Arc::clone(&sent),
+        };
+        let transfer = Transfer::new(ctx.client, Kind::Upload(upload))
+            .class(uploads.class.clone())
+            .total(length(session));
+        let mut transfer = self.state.transfers.begin(transfer);
         // Interim responses come before the body's end, and are no reason to close.
         session.as_downstream_mut().set_close_on_response_before_downstream_finish(false);
         let mut put = None;
-        let end = self.pass_on(uploads, session, ctx, &mut put, &entry).await;
+        let end = self.pass_on(uploads, session, ctx, &mut put, &sent).await;
         if !session.as_downstream_mut().is_body_done() {
             session.set_keepalive(None);
         }
         let timeout = uploads.putter.upstream().response_timeout;
         let end = match (end, &mut put) {
-            (End::Answered(head), Some(put)) => match put.body(timeout).await {
-                Ok(body) => return self.relay_answer(session, ctx, *head, body, &mut entry).await,
-                Err(e) => End::Upstream(e),
+            (Outcome::Answered(head), Some(put)) => match put.body(timeout).await {
+                Ok(body) => {
+                    return self.relay_answer(session, ctx, *head, body, &mut transfer).await;
+                }
+                Err(e) => Outcome::Upstream(e),
             },
             (end, _) => end,
         };
         drop(put);
-        self.give_up(session, ctx, end, &mut entry).await
+        self.give_up(session, ctx, end, &mut transfer).await
     }
 
     /// Passes the body on until S3 answers or there is nobody to pass it on to.
@@ -102,23 +111,23 @@ impl DripProxy {
         session: &mut Session,
         ctx: &mut Context,
         connected: &mut Option<Put>,
-        entry: &Entry,
-    ) -> End {
+        sent: &ByteCount,
+    ) -> Outcome {
         let head = match self.upload_head(session, ctx) {
             Ok(head) => head,
-            Err(e) => return End::Upstream(e.into_in()),
+            Err(e) => return Outcome::Upstream(e.into_in()),
         };
         let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket_options(uploads.class()));
         let put = match uploads.putter.connect(marks.unwrap_or_default()).await {
             Ok(put) => connected.insert(put),
-            Err(e) => return End::Upstream(e),
+            Err(e) => return Outcome::Upstream(e),
         };
         let expects = head.headers.contains_key(header::EXPECT);
         let Some(limits) = http_stream(session).map(|stream| {
             stream.allow_body();
             stream.limits()
         }) else {
-            return End::Upstream(Error::explain(
+            return Outcome::Upstream(Error::explain(
                 InternalError,
                 "the client's stream is no HttpStream",
             ));
@@ -135,7 +144,7 @@ impl DripProxy {
             response_timeout: uploads.putter.upstream().response_timeout,
             limits,
         };
-        passing.run(session, entry).await
+        passing.run(session, sent).await
     }
 
     /// The request's head as S3 gets it.
@@ -167,10 +176,10 @@ impl DripProxy {
         ctx: &mut Context,
         mut head: ResponseHeader,
         body: Bytes,
-        entry: &mut Entry,
+        transfer: &mut LiveTransfer,
     ) -> Result<()> {
         if let Err(e) = self.redirects_or_passes(&mut head, ctx) {
-            return self.give_up(session, ctx, End::Upstream(e), entry).await;
+            return self.give_up(session, ctx, Outcome::Upstream(e), transfer).await;
         }
         self.explain_signature(ctx, &body);
         let mut kept = ctx.served.settings.response_headers.clone();
@@ -182,8 +191,9 @@ impl DripProxy {
         if head.status != StatusCode::NO_CONTENT {
             head.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
-        entry.answered(head.status, "done");
-        self.respond(session, ctx, head, body, entry).await;
+        transfer.answered(head.status);
+        transfer.set_end(End::Done);
+        self.respond(session, ctx, head, body, transfer).await;
         Ok(())
     }
 
@@ -192,37 +202,37 @@ impl DripProxy {
         &self,
         session: &mut Session,
         ctx: &mut Context,
-        end: End,
-        entry: &mut Entry,
+        end: Outcome,
+        transfer: &mut LiveTransfer,
     ) -> Result<()> {
         let (answer, fault) = match end {
-            End::Answered(_) | End::Gone => (None, "client"),
-            End::Slow => {
+            Outcome::Answered(_) | Outcome::Gone => (None, End::Client),
+            Outcome::Slow => {
                 self.on_stream(session, |stream| stream.count_hit("receive_timeout"));
                 let status = StatusCode::REQUEST_TIMEOUT;
-                (Some(Answer::new(status, "the body did not come in time")), "client")
+                (Some(Answer::new(status, "the body did not come in time")), End::Client)
             }
-            End::Malformed(defect) => {
+            Outcome::Malformed(defect) => {
                 self.on_stream(session, |stream| stream.malformed(defect.label()));
                 let reason = defect.to_string();
-                (Some(Answer::new(StatusCode::BAD_REQUEST, reason)), "client")
+                (Some(Answer::new(StatusCode::BAD_REQUEST, reason)), End::Client)
             }
-            End::Upstream(e) => {
+            Outcome::Upstream(e) => {
                 let reason = ctx.reason.take();
                 let cause = reason.clone().unwrap_or_else(|| e.to_string());
                 warn!(key = ctx.key.as_str(); "upload failed: {cause}");
                 if reason.is_none() {
                     self.count_failure(answer::failure_kind(&e));
                 }
-                (Answer::failure(&e, reason), "upstream")
+                (Answer::failure(&e, reason), End::Upstream)
             }
         };
         session.set_keepalive(None);
-        entry.ended(fault);
+        transfer.set_end(fault);
         if let Some(answer) = answer {
-            entry.answered(answer.status(), fault);
+            transfer.answered(answer.status());
             let (head, body) = answer.build()?;
-            self.respond(session, ctx, head, body, entry).await;
+            self.respond(session, ctx, head, body, transfer).await;
         }
         Ok(())
     }
@@ -234,9 +244,9 @@ impl DripProxy {
         ctx: &mut Context,
         head: ResponseHeader,
         body: Bytes,
-        entry: &mut Entry,
+        transfer: &mut LiveTransfer,
     ) {
-        self.board.metrics.responses.begun.with_label_values(&[head.status.as_str()]).inc();
+        self.state.metrics.responses.begun.with_label_values(&[head.status.as_str()]).inc();
         self.arm(session, ctx, &head);
         let empty = body.is_empty();
         let written = async {
@@ -246,7 +256,7 @@ impl DripProxy {
         let written: Result<()> = written.await;
         if written.is_err() {
             session.set_keepalive(None);
-            entry.ended("client");
+            transfer.set_end(End::Client);
         }
     }
 
@@ -279,7 +289,7 @@ enum Event {
 }
 
 impl Passing<'_> {
-    async fn run(&mut self, session: &mut Session, entry: &Entry) -> End {
+    async fn run(&mut self, session: &mut Session, sent: &ByteCount) -> Outcome {
         if session.as_downstream_mut().is_body_done()
             && let Err(e) = self.complete().await
         {
@@ -287,21 +297,21 @@ impl Passing<'_> {
         }
         loop {
             let end = match self.next(session).await {
-                Event::Answer(Err(e)) => Some(End::Upstream(e)),
+                Event::Answer(Err(e)) => Some(Outcome::Upstream(e)),
                 Event::Answer(Ok(head)) => self.answered(session, head).await,
-                Event::Leave(leave) => self.send(session, leave, entry).await,
+                Event::Leave(leave) => self.send(session, leave, sent).await,
                 Event::Read(Err(e)) => Some(broken(&e)),
                 Event::Read(Ok(read)) => {
                     self.expects = false;
                     self.piece = read.unwrap_or_default();
-                    self.send(session, 0, entry).await
+                    self.send(session, 0, sent).await
                 }
                 // A client that waits for S3's leave, or has sent all, owes nothing.
                 Event::Silence if self.complete || self.expects => {
                     let context = format!("no answer in {:?}", self.response_timeout);
-                    Some(End::Upstream(Error::explain(ReadTimedout, context).into_up()))
+                    Some(Outcome::Upstream(Error::explain(ReadTimedout, context).into_up()))
                 }
-                Event::Silence => Some(End::Slow),
+                Event::Silence => Some(Outcome::Slow),
             };
             if let Some(end) = end {
                 return end;
@@ -338,22 +348,31 @@ impl Passing<'_> {
     }
 
     /// Takes a response head of S3's; interim ones are no end.
-    async fn answered(&mut self, session: &mut Session, head: Box<ResponseHeader>) -> Option<End> {
+    async fn answered(
+        &mut self,
+        session: &mut Session,
+        head: Box<ResponseHeader>,
+    ) -> Option<Outcome> {
         if !head.status.is_informational() {
-            return Some(End::Answered(head));
+            return Some(Outcome::Answered(head));
         }
         if head.status == StatusCode::CONTINUE && self.expects {
             self.expects = false;
             let go_on = ResponseHeader::build(StatusCode::CONTINUE, Some(0)).ok()?;
             if session.write_response_header(Box::new(go_on), false).await.is_err() {
-                return Some(End::Gone);
+                return Some(Outcome::Gone);
             }
         }
         None
     }
 
     /// Sends as much of the piece as there is leave for, and ends the body after its last byte.
-    async fn send(&mut self, session: &mut Session, leave: usize, entry: &Entry) -> Option<End> {
+    async fn send(
+        &mut self,
+        session: &mut Session,
+        leave: usize,
+        sent: &ByteCount,
+    ) -> Option<Outcome> {
         if leave > 0 {
             if let Err(e) = self.put.send(&self.piece[..leave]).await {
                 return Some(refused_or(self.put, e).await);
@@ -362,7 +381,7 @@ impl Passing<'_> {
                 flow.spend(leave);
             }
             self.piece.advance(leave);
-            entry.sent(leave);
+            sent.add(leave);
         }
         if self.piece.is_empty()
             && session.as_downstream_mut().is_body_done()
@@ -382,18 +401,18 @@ impl Passing<'_> {
 }
 
 /// S3's answer, if it gave one before it took no more; else the failure.
-async fn refused_or(put: &mut Put, e: Box<Error>) -> End {
+async fn refused_or(put: &mut Put, e: Box<Error>) -> Outcome {
     match put.last_words().await {
-        Some(head) => End::Answered(head),
-        None => End::Upstream(e),
+        Some(head) => Outcome::Answered(head),
+        None => Outcome::Upstream(e),
     }
 }
 
 /// Why a client's body cannot be read.
-fn broken(e: &Error) -> End {
+fn broken(e: &Error) -> Outcome {
     let io = e.root_cause().downcast_ref::<io::Error>();
     let defect = io.and_then(io::Error::get_ref).and_then(|e| e.downcast_ref::<Defect>());
-    defect.map_or(End::Gone, |defect| End::Malformed(*defect))
+    defect.map_or(Outcome::Gone, |defect| Outcome::Malformed(*defect))
 }
 
 /// How many bytes the client has announced.

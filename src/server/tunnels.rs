@@ -13,7 +13,7 @@ use super::{Report, StartError};
 use crate::config::Config;
 use crate::forward_proxy::ForwardProxy;
 use crate::lifecycle::Lifecycle;
-use crate::metrics::Metrics;
+use crate::proxy::ProcessState;
 use crate::shape::Shaper;
 use crate::upgrade::Role;
 
@@ -28,13 +28,14 @@ impl Tunnels {
     pub(super) fn bind(
         config: &Config,
         shaper: &Option<Arc<Shaper>>,
-        metrics: &Metrics,
+        state: &ProcessState,
         socket: &mut impl FnMut(Role, SocketAddr, &str) -> Result<TcpListener, StartError>,
     ) -> Result<Option<Self>, StartError> {
         let Some(settings) = config.forward_proxy.clone() else { return Ok(None) };
         let addr = settings.addr;
         let socket = socket(Role::ForwardProxy, addr, "forward_proxy.addr")?;
-        let proxy = ForwardProxy::new(settings, shaper.clone(), metrics);
+        let proxy =
+            ForwardProxy::new(settings, shaper.clone(), &state.metrics, state.transfers.clone());
         Ok(Some(Self { report: Report { addr, socket }, proxy }))
     }
 

@@ -66,9 +66,9 @@ impl House {
         let config = Config::load(&Sources { env, ..Sources::default() });
         let server = Server::bind(&config.unwrap_or_else(|errors| panic!("{errors}"))).unwrap();
         let proxy = server.forward_proxy_address().unwrap();
-        let (board, shaper) = (server.board(), server.shaper().unwrap());
+        let (state, shaper) = (server.state(), server.shaper().unwrap());
         let served = tokio::spawn(server.run(std::future::pending::<Stop>()));
-        eventually(Duration::from_secs(5), || board.lifecycle.is_ready()).await.expect("ready");
+        eventually(Duration::from_secs(5), || state.lifecycle.is_ready()).await.expect("ready");
         Self { origin, proxy, shaper, ca, dir, served }
     }
 

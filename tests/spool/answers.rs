@@ -136,7 +136,7 @@ async fn what_cannot_be_stored_goes_direct() {
 }
 
 fn text(dripline: &Dripline) -> String {
-    let text = String::from_utf8(dripline.board.metrics.text()).unwrap();
+    let text = String::from_utf8(dripline.state.metrics.text()).unwrap();
     let lines = text.lines().filter(|line| line.starts_with("dripline_spool_bypassed"));
     lines.collect::<Vec<_>>().join("\n")
 }

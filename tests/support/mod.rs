@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use dripline::config::{Config, Sources};
-use dripline::proxy::Board;
+use dripline::proxy::ProcessState;
 use dripline::server::{Server, Stop};
 use dripline::tls::identity::Identity;
 use tokio::sync::{oneshot, watch};
@@ -31,7 +31,7 @@ pub struct Dripline {
     /// /healthz, /readyz, /metrics.
     pub admin: SocketAddr,
     /// Metrics and running drips.
-    pub board: Board,
+    pub state: ProcessState,
     /// What the TLS listener shows, PEM, unless the configuration names files.
     pub cert: Vec<u8>,
     /// To be raised for certificates to be read again.
@@ -74,7 +74,7 @@ impl Dripline {
 
     /// The value of a metric, named with its labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.board.metrics.text()).unwrap();
+        let text = String::from_utf8(self.state.metrics.text()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }
@@ -153,17 +153,17 @@ impl Builder {
             .set("DRIPLINE_TLS_KEY_PEM", std::str::from_utf8(&key).unwrap());
         let server = Server::bind(&self.config()).unwrap();
         let listeners = server.addresses();
-        let (admin, board) = (server.admin_address().unwrap(), server.board());
+        let (admin, state) = (server.admin_address().unwrap(), server.state());
         let reload = server.reload();
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run(async move { stopped.await.unwrap_or(Stop::Now) }));
-        eventually(Duration::from_secs(5), || board.lifecycle.is_ready()).await.expect("ready");
+        eventually(Duration::from_secs(5), || state.lifecycle.is_ready()).await.expect("ready");
         Dripline {
             https: listeners[0],
             http: listeners[listeners.len() - 1],
             listeners,
             admin,
-            board,
+            state,
             cert,
             reload,
             stop: Some(stop),
