@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(metrics.tunnels.up.get(), 3);
         let text = String::from_utf8(metrics.text()).unwrap();
         for line in [
-            "dripline_responses_total{code=\"200\"} 1",
+            "dripline_responses_total{status=\"200\"} 1",
             "dripline_drips_ended_total{end=\"done\"} 1",
             "dripline_uploads_ended_total{end=\"drain\"} 1",
             "dripline_tunnels_ended_total{end=\"idle\"} 1",
