@@ -13,8 +13,9 @@ use serde_yaml::{Mapping, Value};
 
 use super::error::Where;
 use super::field::{is_off, shown};
-use super::read::Reader;
-use super::{Sources, read_text};
+use super::file::read_text;
+use super::reader::Reader;
+use super::sources::Sources;
 use crate::units::{ByteSize, Wait};
 
 /// What every variable that overlays a key begins with.

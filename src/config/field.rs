@@ -8,13 +8,14 @@ use std::str::FromStr;
 
 use serde_yaml::Value;
 
-use super::read::{Reader, Section};
+use super::reader::Reader;
+use crate::networks::{Networks, network};
 
 /// A value and where it stands.
 pub(super) struct Field<'r> {
     reader: &'r Reader,
     pub(super) at: String,
-    value: Value,
+    pub(super) value: Value,
 }
 
 impl<'r> Field<'r> {
@@ -43,8 +44,7 @@ impl<'r> Field<'r> {
         self.value.is_mapping()
     }
 
-    /// Whether the value is a list.
-    pub(super) fn is_list(&self) -> bool {
+    fn is_list(&self) -> bool {
         self.value.is_sequence()
     }
 
@@ -121,6 +121,15 @@ impl<'r> Field<'r> {
         Some(items.into_iter().enumerate().map(field).collect())
     }
 
+    /// The value as one network or a list of them; an address alone is a network of one.
+    pub(super) fn networks(self) -> Networks {
+        let fields = if self.is_list() { self.items().unwrap_or_default() } else { vec![self] };
+        let parse = |field: &Field<'_>| {
+            network(&field.text()?).map_err(|error| field.fail(error.to_string())).ok()
+        };
+        fields.iter().filter_map(parse).collect()
+    }
+
     /// The value as a secret, which no message quotes.
     pub(super) fn secret(&self) -> Option<String> {
         match &self.value {
@@ -144,18 +153,6 @@ impl<'r> Field<'r> {
             (key, Field::new(self.reader, at, value))
         };
         Some(map.into_iter().map(entry).collect())
-    }
-
-    /// The value as a section; if it is no map, an empty one.
-    pub(super) fn section(self) -> Section<'r> {
-        let map = match self.value {
-            Value::Mapping(map) => Some(map),
-            ref other => {
-                self.fail(format!("must be a map of keys, not {}", kind(other)));
-                None
-            }
-        };
-        Section::new(self.reader, self.at, map)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `profiles` and `drip.trusted_header`: kinds of devices, and how each is served.
+//! `profiles`: kinds of devices, and how each is served.
 //!
 //! Whatever a profile leaves out is as in `drip`.
 
@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::drip::{MAX_WAIT, chunk_size, response_headers};
 use super::field::Field;
 use super::listen::Listener;
-use super::read::Section;
-use super::sections::{MAX_WAIT, chunk_size, response_headers};
+use super::section::Section;
 use super::shaping::ClassUses;
 use crate::drip;
-use crate::networks::{Networks, network};
 use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
 use crate::tls::record::ChunkSize;
 use crate::units::{ByteSize, Wait};
@@ -121,7 +120,7 @@ fn criteria(field: Field<'_>, listeners: &[Listener]) -> Match {
         Some(prefix)
     });
     let headers = section.take("header").map(header_patterns).unwrap_or_default();
-    let clients = section.take("client").map(networks).unwrap_or_default();
+    let clients = section.take("client").map(Field::networks).unwrap_or_default();
     section.finish(&[]);
     let matches = Match { listener, server_name, key_prefix, headers, clients };
     if matches.is_empty() && reader.error_count() == errors {
@@ -142,15 +141,6 @@ fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::Pattern
         }
     }
     patterns
-}
-
-/// One network or a list of them; an address alone is a network of one.
-pub(super) fn networks(field: Field<'_>) -> Networks {
-    let fields = if field.is_list() { field.items().unwrap_or_default() } else { vec![field] };
-    let parse = |field: &Field<'_>| {
-        network(&field.text()?).map_err(|error| field.fail(error.to_string())).ok()
-    };
-    fields.iter().filter_map(parse).collect()
 }
 
 /// Reads `bounds`: pairs of the least and the most. What is left out stays as the profile has it.
@@ -186,25 +176,4 @@ fn pair<T: PartialOrd + Copy>(
             None
         }
     }
-}
-
-/// Reads `drip.trusted_header`.
-pub(super) fn trusted_header(field: Field<'_>) -> Option<TrustedHeader> {
-    let mut section = field.section();
-    let name = match section.take("name") {
-        Some(field) => field.parse_text::<HeaderName>(),
-        None => {
-            section.missing("name", "missing; write a header's name, such as X-Drip");
-            None
-        }
-    };
-    let from = match section.take("from") {
-        Some(field) => networks(field),
-        None => {
-            section.missing("from", "missing; write the networks whose clients may send it");
-            Networks::default()
-        }
-    };
-    section.finish(&[]);
-    Some(TrustedHeader { name: name?, from })
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::field::{Field, shown};
-use super::read::{Reader, Section};
+use super::reader::Reader;
+use super::section::Section;
 use crate::shape::timetable::Timetable;
 use crate::shape::{ClassSettings, Count, Pcq, Priority, Settings};
 use crate::units::{ByteSize, Rate};

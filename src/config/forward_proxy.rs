@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::claims::Claims;
 use super::field::{Field, shown};
-use super::listen::Claims;
-use super::profiles::networks;
-use super::read::Section;
-use super::sections::{MAX_CONNECTIONS, MAX_HEADER_BYTES, TIMEOUTS};
+use super::limits::{MAX_CONNECTIONS, MAX_HEADER_BYTES, TIMEOUTS};
+use super::section::Section;
 use super::shaping::ClassUses;
 use crate::forward_proxy::allow::{Endpoint, Rules, Target};
 use crate::forward_proxy::connect::User;
@@ -111,7 +110,7 @@ fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr>
 fn client_networks(field: Field<'_>, what: &str) -> Networks {
     let (reader, at) = (field.reader(), field.at.clone());
     let errors = reader.error_count();
-    let networks = networks(field);
+    let networks = field.networks();
     if networks.is_empty() && reader.error_count() == errors {
         reader.fail(&at, format!("is empty; nobody could {what}"));
     }

@@ -1,0 +1,109 @@
+//! The sections in the order in which they are read, and what only several of them together show.
+
+use std::net::SocketAddr;
+
+use super::Config;
+use super::claims::Claims;
+use super::drip::drip;
+use super::env::Environment;
+use super::forward_proxy::forward_proxy;
+use super::limits::limits;
+use super::listen::{Listener, listeners};
+use super::log::log;
+use super::profiles::profiles;
+use super::reader::Reader;
+use super::reports::{admin, health};
+use super::s3::s3;
+use super::section::Section;
+use super::server::server;
+use super::shaping::{ClassUses, shaping};
+use super::spool::spool;
+use super::uploads::uploads;
+use super::upstream::upstream;
+use crate::profile::{Profile, Profiles};
+
+/// Reads the whole tree. None, or a result of no worth, if the reader kept an error.
+pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config> {
+    let (mut claims, mut uses) = (Claims::default(), ClassUses::default());
+    let listen = listeners(&mut root, env, &mut claims);
+    let needed = !listen.is_empty() || !root.holds(&["forward_proxy"]);
+    let s3 = s3(root.section("s3"), needed);
+    let (drip, trusted_header) = drip(root.section("drip"), &mut uses);
+    let profiles = profiles(&mut root, &drip, trusted_header, &listen, &mut uses);
+    warn_of_chains(root.reader, &listen, &profiles);
+    let admin = admin(&mut root, &mut claims);
+    let health = health(&mut root, &mut claims);
+    let forward_proxy = forward_proxy(&mut root, &mut claims, &mut uses);
+    let spool = spool(root.section("spool"));
+    let uploads = uploads(root.section("uploads"), &mut uses);
+    let shaping = shaping(root.section("shaping"));
+    let upstream = upstream(root.section("upstream"));
+    let limits = limits(root.section("limits"));
+    let log = log(root.section("log"));
+    let server = server(root.section("server"));
+    uses.judge(root.reader, &shaping);
+    root.finish(&[]);
+    Some(Config {
+        listen,
+        s3,
+        drip,
+        profiles,
+        spool,
+        uploads,
+        shaping: shaping.into_settings(),
+        forward_proxy,
+        upstream,
+        limits,
+        admin,
+        health,
+        log,
+        server,
+        warnings: Vec::new(),
+    })
+}
+
+/// Reads `admin.addr` and `health.addr` alone.
+pub(super) fn report_addresses(mut root: Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let mut claims = Claims::default();
+    (admin(&mut root, &mut claims), health(&mut root, &mut claims))
+}
+
+/// Says which certificate does not fit which profile's records, since some devices cannot take a
+/// certificate message that is cut into several; and which profile cannot cap the handshake.
+fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
+    let all = || profiles.list.iter().chain([&profiles.default]);
+    for (at, listener) in listen.iter().enumerate() {
+        let here = |profile: &&Profile| {
+            let matches = &profile.matches;
+            matches.listener.is_none_or(|l| l == listener.addr) && !matches.asks_of_the_request()
+        };
+        for identity in listener.tls.iter().flat_map(|tls| &tls.identities) {
+            let message = identity.certificate_message();
+            for profile in all().filter(here) {
+                let cap = profile.drip.chunk_size.bytes();
+                let name = profile.matches.server_name.as_deref();
+                if message > cap && name.is_none_or(|name| identity.is_for(name)) {
+                    reader.warn(format!(
+                        "listen[{at}].tls: the certificate message has {message} bytes and the records of \
+                         profile {} have {cap}: it is cut, which mbedTLS 2.28 and embedded-tls cannot take; \
+                         a shorter chain (ECDSA P-256) may fit",
+                        profile.name
+                    ));
+                }
+            }
+        }
+    }
+    for (at, profile) in profiles.list.iter().enumerate() {
+        let smaller = profile.drip.chunk_size < profiles.default.drip.chunk_size;
+        if smaller
+            && profile.matches.asks_of_the_request()
+            && listen.iter().any(|l| l.tls.is_some())
+        {
+            reader.warn(format!(
+                "profiles[{at}]: {} is known by its key or headers, after the handshake, whose records may have {} \
+                 bytes; match it by sni, listener or client if its devices cannot take them",
+                profile.name, profiles.default.drip.chunk_size
+            ));
+        }
+    }
+}

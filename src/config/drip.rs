@@ -1,0 +1,67 @@
+//! `drip`: how a response leaves, unless a profile says otherwise.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::field::Field;
+use super::section::Section;
+use super::shaping::ClassUses;
+use crate::drip::Settings;
+use crate::header_pattern::HeaderPattern;
+use crate::networks::Networks;
+use crate::profile::TrustedHeader;
+use crate::tls::record::ChunkSize;
+use crate::units::ByteSize;
+
+/// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
+/// so even this is beyond use; more is a slip of the unit.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// Reads `drip`.
+pub(super) fn drip(
+    mut section: Section<'_>,
+    uses: &mut ClassUses,
+) -> (Settings, Option<TrustedHeader>) {
+    let chunk_size = chunk_size(&mut section).unwrap_or_default();
+    let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
+    let response_headers = response_headers(&mut section).unwrap_or_default();
+    let class = uses.take(&mut section, "class");
+    let trusted = section.take("trusted_header").and_then(trusted_header);
+    section.finish(&[]);
+    (Settings { chunk_size, wait, response_headers, class }, trusted)
+}
+
+/// Takes `chunk_size` out, in `drip` or in a profile.
+pub(super) fn chunk_size(section: &mut Section<'_>) -> Option<ChunkSize> {
+    let field = section.take("chunk_size")?;
+    let size = field.parse::<ByteSize>()?;
+    ChunkSize::new(size.bytes()).map_err(|error| field.fail(error.to_string())).ok()
+}
+
+/// Takes `response_headers` out, in `drip` or in a profile.
+pub(super) fn response_headers(section: &mut Section<'_>) -> Option<Vec<HeaderPattern>> {
+    let patterns = section.take("response_headers").and_then(Field::items)?;
+    Some(patterns.iter().filter_map(Field::parse_text::<HeaderPattern>).collect())
+}
+
+/// Reads `drip.trusted_header`.
+fn trusted_header(field: Field<'_>) -> Option<TrustedHeader> {
+    let mut section = field.section();
+    let name = match section.take("name") {
+        Some(field) => field.parse_text::<HeaderName>(),
+        None => {
+            section.missing("name", "missing; write a header's name, such as X-Drip");
+            None
+        }
+    };
+    let from = match section.take("from") {
+        Some(field) => field.networks(),
+        None => {
+            section.missing("from", "missing; write the networks whose clients may send it");
+            Networks::default()
+        }
+    };
+    section.finish(&[]);
+    Some(TrustedHeader { name: name?, from })
+}

@@ -1,0 +1,21 @@
+//! `uploads`: PUT, and the class that holds it back.
+
+use std::sync::Arc;
+
+use super::section::Section;
+use super::shaping::ClassUses;
+
+/// Uploads by PUT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploads {
+    /// The class of [`Config::shaping`](super::Config::shaping) that holds them back; None: nothing does.
+    pub class: Option<Arc<str>>,
+}
+
+/// How uploads are taken; None if they are switched off.
+pub(super) fn uploads(mut section: Section<'_>, uses: &mut ClassUses) -> Option<Uploads> {
+    let enabled = section.flag("enabled", false);
+    let class = uses.take(&mut section, "class");
+    section.finish(&[]);
+    enabled.then_some(Uploads { class })
+}
