@@ -41,6 +41,14 @@ pub(crate) enum Failure {
     Serve(io::Error),
 }
 
+impl Failure {
+    /// Whether the operating system refused something that every program may expect: threads, signals,
+    /// sockets that keep working.
+    pub(crate) fn is_os(&self) -> bool {
+        matches!(self, Self::Signals(_) | Self::Serve(_) | Self::Start(StartError::Threads { .. }))
+    }
+}
+
 /// Serves as `config` says until a signal or a successor ends it; with `upgrade`, from the sockets
 /// of the process that runs already. `sources` is what a reload reads.
 pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Result<(), Failure> {

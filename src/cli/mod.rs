@@ -1,52 +1,34 @@
-//! The command line: `run`, `check`, `demo`, `probe`, `url`, `health`. Exit codes are those of
-//! sysexits.h.
+//! The command line: [`args`] defines it, each command has a file. Exit codes are those of sysexits.h.
+//!
+//! A command reads its configuration, calls one room of the crate and prints what came of it. This
+//! room must not know how anything is done.
 
 mod args;
+mod health;
+mod probe;
+mod run;
+mod url;
 
-use std::io::{IsTerminal, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use log::{error, warn};
 
-use crate::config::{Config, ConfigErrors, Sources, report_addresses};
-use crate::daemon::{self, Failure};
-use crate::logging;
-use crate::probe::{self, Misfit};
-use crate::runtime;
-use crate::s3::presigned::PresignedUrl;
-use crate::server::StartError;
+use crate::config::{Config, ConfigErrors, Sources};
 use crate::units::ByteSize;
-use args::{Cli, Command, ConfigArgs, ProbeArgs, RunArgs};
+use args::{Cli, Command, ConfigArgs};
 
+/// The arguments are wrong.
 const EX_USAGE: u8 = 64;
+/// What was given to work on is wrong: not a presigned URL, or one of another bucket.
 const EX_DATAERR: u8 = 65;
+/// Somebody else is needed, and does not answer or does not do as asked.
 const EX_UNAVAILABLE: u8 = 69;
+/// The operating system refuses: no threads, no signals, a socket that fails.
 const EX_OSERR: u8 = 71;
+/// The configuration is wrong or missing.
 const EX_CONFIG: u8 = 78;
-
-/// How long `dripline health` waits for an answer; an orchestrator's own limit is often 5 s.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long cut drips get to write their last log line.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-impl ConfigArgs {
-    fn load(self) -> Result<Config, ConfigErrors> {
-        Config::load(&self.sources())
-    }
-
-    fn sources(self) -> Sources {
-        // A variable that is not UTF-8 is none of ours.
-        let env = std::env::vars_os();
-        let env = env.filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        Sources { file: self.config, env_file: self.env_file, env: env.collect() }
-    }
-}
 
 /// Parses the arguments and does what they say.
 #[must_use]
@@ -60,13 +42,13 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run::main(args),
         Command::Check(args) => check(args),
         #[cfg(feature = "demo")]
         Command::Demo => crate::demo::main(),
-        Command::Probe(args) => probe(args),
-        Command::Url { presigned, base, config } => url(&presigned, &base, config),
-        Command::Health(args) => health(args),
+        Command::Probe(args) => probe::main(args),
+        Command::Url { presigned, base, config } => url::main(&presigned, &base, config),
+        Command::Health(args) => health::main(args),
     }
 }
 
@@ -78,202 +60,47 @@ fn command() -> clap::Command {
     })
 }
 
-/// Says it on standard error in one write: a successor shares that with the process that started it,
-/// and their lines must not mix.
-fn complain(what: &impl std::fmt::Display) {
-    // If that fails, nobody is there to be told.
-    let _ = std::io::stderr().write_all(format!("{what}\n").as_bytes());
+impl ConfigArgs {
+    fn load(self) -> Result<Config, ConfigErrors> {
+        Config::load(&self.sources())
+    }
+
+    fn sources(self) -> Sources {
+        // No variable of dripline's has a value that is not UTF-8; such variables are skipped.
+        let env = std::env::vars_os();
+        let env = env.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Sources { file: self.config, env_file: self.env_file, env: env.collect() }
+    }
 }
 
-fn with_config(args: ConfigArgs, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match args.load() {
-        Ok(config) => command(config),
-        Err(errors) => {
-            complain(&errors);
-            EX_CONFIG.into()
-        }
-    }
+/// Writes a message to standard error in one call: a successor shares standard error with the process
+/// that started it, and their lines must not mix.
+fn complain(what: &impl Display) {
+    // There is no other place to report a failure of standard error.
+    let _ = io::stderr().write_all(format!("{what}\n").as_bytes());
 }
 
 fn check(args: ConfigArgs) -> ExitCode {
-    with_config(args, |config| {
-        for warning in &config.warnings {
-            println!("warning: {warning}");
-        }
-        println!("ok");
-        ExitCode::SUCCESS
-    })
-}
-
-fn run(args: RunArgs) -> ExitCode {
-    let sources = args.config.sources();
-    let config = match Config::load(&sources) {
-        Ok(config) => config,
-        Err(errors) => {
-            complain(&errors);
-            return EX_CONFIG.into();
-        }
-    };
-    logging::init(config.log);
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
-    // Every drip is two sockets; the default soft limit of 1,024 is for programs that use select.
-    if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
-        warn!("cannot raise the limit of open files: {e}");
-    }
-    match runtime::multi_threaded(config.server.threads) {
-        Ok(runtime) => {
-            let code = match runtime.block_on(daemon::serve(config, sources, args.upgrade)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => {
-                    error!("{e}");
-                    let os = matches!(
-                        e,
-                        Failure::Signals(_)
-                            | Failure::Serve(_)
-                            | Failure::Start(StartError::Threads { .. })
-                    );
-                    (if os { EX_OSERR } else { EX_UNAVAILABLE }).into()
-                }
-            };
-            runtime.shutdown_timeout(LAST_WORDS);
-            code
-        }
-        Err(e) => {
-            error!("cannot start threads: {e}");
-            EX_OSERR.into()
-        }
-    }
-}
-
-fn probe(args: ProbeArgs) -> ExitCode {
-    // A paced server takes its time: someone who waits is told what for.
-    let waiting = std::io::stderr().is_terminal();
-    let options = probe::Options { url: args.url, ca: args.ca };
-    let probed = probe::run_with(&options, &mut |offer| {
-        if waiting {
-            eprintln!("{offer} …");
-        }
-    });
-    let report = match probed {
-        Ok(report) => report,
-        Err(e) => {
-            eprintln!("{e}");
-            return if e.is_usage() { EX_USAGE.into() } else { EX_UNAVAILABLE.into() };
-        }
-    };
-    let fit = args.fits.map(|bytes| (ByteSize::new(bytes), report.fits(bytes)));
-    if args.json {
-        let mut json = report.to_json();
-        json["fits"] = fit.as_ref().map_or(serde_json::Value::Null, |(size, fit)| {
-            let misfit = fit.as_ref().err().map(Misfit::to_string);
-            serde_json::json!({ "bytes": size.bytes(), "misfit": misfit })
-        });
-        println!("{json:#}");
-    } else {
-        print!("{report}");
-        match &fit {
-            Some((size, Ok(()))) => println!("{size} fits"),
-            Some((size, Err(misfit))) => println!("{size} does not fit: {misfit}"),
-            None => {}
-        }
-    }
-    match fit {
-        Some((_, Err(_))) => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-fn url(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
-    let url = match PresignedUrl::parse(presigned) {
-        Ok(url) => url,
-        Err(e) => {
-            eprintln!("{e}");
-            return EX_DATAERR.into();
-        }
-    };
     match args.load() {
-        Err(errors) => {
-            println!("not configured yet; this URL needs:");
-            for (key, value) in url.settings() {
-                println!("  {key}: {value}");
+        Ok(config) => {
+            for warning in &config.warnings {
+                println!("warning: {warning}");
             }
-            if url.is_ambiguous() {
-                println!(
-                    "  (if the first part of its path is not the bucket, set s3.bucket first)"
-                );
-            }
-            complain(&errors);
-            EX_CONFIG.into()
-        }
-        Ok(Config { s3: None, .. }) => {
-            eprintln!("s3.bucket is not configured: there are no /file/ URLs here");
-            EX_CONFIG.into()
-        }
-        Ok(Config { s3: Some(s3), .. }) => match url.check(&s3.endpoint) {
-            Ok(path) => {
-                println!("{}{path}", base.trim_end_matches('/'));
-                if !url.headers().is_empty() {
-                    eprintln!("the client must send what was signed: {}", url.headers().join(", "));
-                }
-                ExitCode::SUCCESS
-            }
-            Err(mismatch) => {
-                eprintln!("{mismatch}");
-                EX_DATAERR.into()
-            }
-        },
-    }
-}
-
-fn health(args: ConfigArgs) -> ExitCode {
-    let (admin, health) = match report_addresses(&args.sources()) {
-        Ok(addresses) => addresses,
-        Err(errors) => {
-            complain(&errors);
-            return EX_CONFIG.into();
-        }
-    };
-    let Some(addr) = admin.or(health) else {
-        eprintln!("neither admin.addr nor health.addr is configured: there is nobody to ask");
-        return EX_CONFIG.into();
-    };
-    match ask_ready(addr) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200") => {
-            println!("ready");
+            println!("ok");
             ExitCode::SUCCESS
         }
-        Ok(answer) => {
-            let line = answer.lines().next_back().unwrap_or_default();
-            eprintln!("not ready: {line}");
-            EX_UNAVAILABLE.into()
-        }
-        Err(e) => {
-            eprintln!("no answer from {addr}: {e}");
-            EX_UNAVAILABLE.into()
+        Err(errors) => {
+            complain(&errors);
+            EX_CONFIG.into()
         }
     }
-}
-
-fn ask_ready(mut addr: SocketAddr) -> std::io::Result<String> {
-    if addr.ip().is_unspecified() {
-        addr.set_ip(match addr {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    let mut stream = TcpStream::connect_timeout(&addr, HEALTH_TIMEOUT)?;
-    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::args::ProbeArgs;
     use super::*;
 
     #[test]
