@@ -16,7 +16,7 @@
 //!    object (its own path and query, `If-None-Match`), and its body comes from a private file that
 //!    one fill reads from S3 however many ask. pingora-cache's hit path serves it
 //!    ([`spool::storage`]); what it is handed are promises ([`drip::source`]), and the bytes are
-//!    read when their record is due, on threads that do nothing else ([`drip::lanes`]). All else
+//!    read when their record is due, on threads that do nothing else ([`drip::threads`]). All else
 //!    goes direct, through Pingora's upstream path.
 //! 4. S3's status, body and the few headers that a device needs are relayed. A body filter does
 //!    **not** slice or sleep, as a reader of Pingora's examples would expect: Pingora writes what it

@@ -187,7 +187,7 @@ impl DripProxy {
             if let Some(flow) =
                 settings.class.as_deref().and_then(|class| self.flow(session, class))
             {
-                stream.held_back_by(flow);
+                stream.wait_for_class(flow);
             }
         }
         (progress, length)

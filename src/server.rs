@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::{self, Config};
-use crate::drip::lanes::Lanes;
+use crate::drip::threads::DripThreads;
 use crate::lifecycle::Lifecycle;
 use crate::limits::connections::ConnectionLimiter;
 use crate::memory;
@@ -58,7 +58,7 @@ pub struct Server {
     tunnels: Option<Tunnels>,
     /// None without device listeners.
     proxy: Option<Arc<HttpProxy<DripProxy>>>,
-    lanes: Arc<Lanes>,
+    drip_threads: Arc<DripThreads>,
     state: ProcessState,
     limiter: Arc<ConnectionLimiter>,
     /// The class tree, if there is one.
@@ -204,8 +204,8 @@ impl Server {
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;
-        let lanes = Lanes::start(config.server.threads);
-        let lanes = Arc::new(lanes.map_err(|source| StartError::Threads { source })?);
+        let drip_threads = DripThreads::start(config.server.threads);
+        let drip_threads = Arc::new(drip_threads.map_err(|source| StartError::Threads { source })?);
         let limiter = ConnectionLimiter::new(config.limits, state.metrics.limits.clone());
         let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
@@ -225,7 +225,7 @@ impl Server {
             health,
             tunnels,
             proxy,
-            lanes,
+            drip_threads,
             state,
             limiter,
             shaper,
@@ -320,7 +320,7 @@ impl Server {
             let app = Devices {
                 addr,
                 proxy: Arc::clone(proxy),
-                lanes: Arc::clone(&self.lanes),
+                drip_threads: Arc::clone(&self.drip_threads),
                 tls,
                 proxy_protocol,
                 limiter: Arc::clone(&self.limiter),

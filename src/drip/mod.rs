@@ -1,18 +1,18 @@
-//! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes,
-//! [`crate::valve`] keeps more from coming than the stream can hold, [`source`] keeps bodies out of memory
-//! until they are due, [`lanes`] are the threads that bodies of any length go out on.
+//! The drip: which bytes leave when. [`schedule`] decides (pure), [`stream`] waits and writes, [`source`]
+//! keeps bodies out of memory until they are due, [`threads`] are those that bodies are sent on. A
+//! [`crate::valve`] stops the reading of a body while the stream holds bytes of it.
 //!
 //! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
 //! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
 //!
-//! This room knows nothing of S3, of HTTP but how a response header is named and where a response
-//! head ends, and nothing of the configuration file.
+//! This room must not know S3, the configuration file, or more of HTTP than how a response header is
+//! named and where a response head ends.
 
-pub mod lanes;
 mod progress;
 pub mod schedule;
 pub mod source;
 pub mod stream;
+pub mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +22,16 @@ pub use progress::Progress;
 use crate::header_pattern::HeaderPattern;
 use crate::tls::record::ChunkSize;
 
-/// How a response drips, and which of S3's response headers the device gets to see.
+/// How a response drips, and which of S3's response headers are relayed to the device.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Plaintext bytes in one TLS record.
     pub chunk_size: ChunkSize,
-    /// Time between two body records. Zero: the record size is capped, the speed is not.
+    /// Time between two body records. Zero: no pace, only the record size is capped.
     pub wait: Duration,
     /// Response headers to relay beyond those that every device needs.
     pub response_headers: Vec<HeaderPattern>,
-    /// The class of the tree that its records need leave of; None: the schedule is all.
+    /// The class whose permission each record needs; None: the schedule alone decides.
     pub class: Option<Arc<str>>,
 }
 
@@ -40,16 +40,16 @@ pub struct Settings {
 pub struct Pace {
     /// Plaintext bytes that leave at each grid point.
     pub chunk: usize,
-    /// Plaintext bytes of a record, at most as many as `chunk`: smaller only for a client with a
-    /// limit of its own whose profile fills the grid point with several records.
+    /// Plaintext bytes of a record, at most `chunk`. Smaller only for a client that asked for smaller
+    /// records and whose profile fills a grid point with several of them.
     pub record: usize,
     /// Time between two grid points.
     pub wait: Duration,
 }
 
 impl Pace {
-    /// The pace of `settings` for a client that takes records of up to `limit` bytes: one such
-    /// record at a time, or, to `fill`, as many as make up the record size that is configured.
+    /// The pace of `settings` for a client that takes records of up to `limit` bytes: one such record at
+    /// each grid point or, with `fill`, as many as make up the configured record size.
     #[must_use]
     pub fn new(settings: &Settings, limit: usize, fill: bool) -> Self {
         let chunk = settings.chunk_size.bytes();

@@ -1,13 +1,14 @@
-//! Bodies that need not be in memory while they wait: whoever answers a request hands out
+//! Bodies that are not in memory while they wait. The code that answers a request writes
 //! [promises](promise), which are slices of one static region, and arms the client's stream with the
-//! [`Source`] that holds the real bytes. The stream knows a promise by its address and reads a
-//! record when its time has come, so ten thousand waiting readers hold no copy of anything.
+//! [`Source`] that has the real bytes. The stream recognises a promise by its address and reads a
+//! record when it is due, so ten thousand waiting readers hold no copy of anything.
 //!
-//! A promise of all that is left of a body is taken at once: whoever wrote it may go, and the stream
-//! drips on by itself ([`super::stream::PacedStream::drip_out`]).
+//! A promise of the whole rest of a body is accepted at once: the writer may return, and the stream
+//! sends the rest by itself ([`super::stream::PacedStream::drip_out`]).
 //!
-//! Invariant: the bytes of a promise mean nothing and are never sent. So a promise must reach the
-//! stream as it is: a copy of it (by a filter that rewrites or compresses bodies) is ordinary bytes.
+//! Invariant: the bytes of a promise mean nothing and are never sent. A promise must therefore reach
+//! the stream as it is: a copy of it (by a filter that rewrites or compresses bodies) would be sent as
+//! ordinary bytes.
 //!
 //! This file must not know where a source has its bytes, or of HTTP.
 
@@ -19,20 +20,20 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 
-/// At most this many bytes are promised in one piece: 16 GiB, so that one promise can stand for all
-/// that is left of a body, and whoever writes it need not stay. It is address space, not memory.
+/// The longest promise: 16 GiB, so that one promise can stand for the whole rest of a body, and its
+/// writer need not wait. This is address space, not memory.
 pub const LIMIT: usize = 16 << 30;
 
-/// What is promised in one piece where the process may not have that much address space: four of
-/// the largest records.
+/// The longest promise where the process may not have that much address space: four of the largest
+/// records.
 const FALLBACK: usize = 64 << 10;
 
-/// What promises are slices of. Not a constant: a linker may give equal constants one address, and
-/// then some other buffer would look like a promise. Its pages are never touched.
+/// The region that promises are slices of. Not a constant: a linker may give equal constants one
+/// address, and some other buffer would then look like a promise. Its pages are never read.
 static REGION: LazyLock<&'static [u8]> =
     LazyLock::new(|| reserve(LIMIT).unwrap_or_else(|| vec![0; FALLBACK].leak()));
 
-/// Address space that nothing else has, and that reads as zeros.
+/// Reserves address space that nothing else uses, and that reads as zeros.
 fn reserve(length: usize) -> Option<&'static [u8]> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping of the kernel's choice touches no memory of ours.
@@ -41,36 +42,36 @@ fn reserve(length: usize) -> Option<&'static [u8]> {
     (at != libc::MAP_FAILED).then(|| unsafe { std::slice::from_raw_parts(at.cast(), length) })
 }
 
-/// Resolves when bytes that a source did not have are there, or never will be.
-pub type Coming = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+/// Resolves when bytes that a source did not have are available, or with an error if they never will be.
+pub type Availability = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 
-/// Where the bytes of a promised body are, or will be. What is at an offset never changes.
+/// Where the bytes of a promised body are, or will be. The bytes at an offset never change.
 pub trait Source: Send + Sync + fmt::Debug {
     /// Where the body begins in the source, in bytes: asked once per response, when its first
     /// promised byte is due.
     fn start(&self) -> u64;
 
-    /// What to wait for before the bytes up to `end` are read: nothing, if they are there.
-    fn coming(&self, end: u64) -> Option<Coming>;
+    /// What to wait for before the bytes up to `end` are read; None if they are available.
+    fn availability(&self, end: u64) -> Option<Availability>;
 
-    /// Fills `buf` with the bytes from `offset` if that takes no disk access. False if it would;
-    /// what is in `buf` means nothing then.
+    /// Fills `buf` with the bytes from `offset` if that takes no disk access. Returns false if it would;
+    /// the contents of `buf` are arbitrary then.
     ///
     /// # Errors
     ///
-    /// If the bytes cannot be had. The connection ends short.
+    /// If the bytes cannot be read. The connection is closed before the end of the body then.
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool>;
 
-    /// The same, and may block: called on a thread where that is allowed.
+    /// Fills `buf` with the bytes from `offset`. May block: called on a thread where that is allowed.
     ///
     /// # Errors
     ///
-    /// If the bytes cannot be had. The connection ends short.
+    /// If the bytes cannot be read. The connection is closed before the end of the body then.
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
-/// A stand-in for the next `length` bytes of a source, or for [`LIMIT`] (less where address space is
-/// short) if that is less. It is as long as what it stands for.
+/// A stand-in for the next `length` bytes of a source, at most [`LIMIT`] (less where address space is
+/// short). It is as long as the bytes that it stands for.
 #[must_use]
 pub fn promise(length: usize) -> Bytes {
     Bytes::from_static(&REGION[..length.min(REGION.len())])

@@ -26,8 +26,8 @@ use tokio::io::AsyncWriteExt;
 use super::DetachedBody;
 use super::head::{self, ANSWER_TIMEOUT, NoHead};
 use super::stream::HttpStream;
-use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
+use crate::drip::threads::DripThreads;
 use crate::lifecycle::Connection;
 use crate::limits::connections::ConnectionLimiter;
 
@@ -39,7 +39,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
 /// request's context is given `connection`, to be marked busy.
 pub async fn serve_connection<A>(
     app: &Arc<A>,
-    lanes: &Lanes,
+    threads: &DripThreads,
     stream: PacedStream,
     limiter: &Arc<ConnectionLimiter>,
     connection: &Arc<Connection>,
@@ -76,7 +76,7 @@ pub async fn serve_connection<A>(
         }
         let rest = settings.and_then(|mut settings| settings.take_user_context());
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Box<dyn DetachedBody>>()) {
-            let Some((same, sent)) = drip_out(lanes, gate).await else { return };
+            let Some((same, sent)) = drip_out(threads, gate).await else { return };
             gate = same;
             let goes_on = rest.end(&sent);
             // Nothing vouches for the end of a body that is not whole.
@@ -96,7 +96,7 @@ pub async fn serve_connection<A>(
 
 /// Sends the rest of a promised body: what is more than a record, on a thread for that.
 async fn drip_out(
-    lanes: &Lanes,
+    threads: &DripThreads,
     mut gate: Box<HttpStream>,
 ) -> Option<(Box<HttpStream>, io::Result<()>)> {
     let short = gate.paced().is_dripping_its_last();
@@ -107,7 +107,7 @@ async fn drip_out(
     };
     match short {
         true => Some(rest.await),
-        false => lanes.run(records, rest).await,
+        false => threads.run(records, rest).await,
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use super::accept::{Serve, pingoras, prepare};
 use super::{Profiling, StartError, introduction};
 use crate::config::ListenerTls;
-use crate::drip::lanes::Lanes;
 use crate::drip::stream::PacedStream;
+use crate::drip::threads::DripThreads;
 use crate::http1::connection;
 use crate::lifecycle::Lifecycle;
 use crate::limits::connections::ConnectionLimiter;
@@ -36,7 +36,7 @@ pub(super) struct Devices {
     /// As it is configured.
     pub(super) addr: SocketAddr,
     pub(super) proxy: Arc<HttpProxy<DripProxy>>,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) drip_threads: Arc<DripThreads>,
     pub(super) tls: Option<Arc<Reloading>>,
     pub(super) proxy_protocol: Option<Trusted>,
     pub(super) limiter: Arc<ConnectionLimiter>,
@@ -130,10 +130,17 @@ impl Serve for Devices {
             // Boxed, so that a drip of hours does not keep the room that a handshake needs.
             if let Some(stream) = Box::pin(self.secure(socket)).await {
                 let stream = PacedStream::new(stream).accepted_by(self.addr);
-                let (proxy, lanes, limiter) = (&self.proxy, &self.lanes, &self.limiter);
+                let (proxy, threads, limiter) = (&self.proxy, &self.drip_threads, &self.limiter);
                 let draining = lifecycle.draining();
-                connection::serve_connection(proxy, lanes, stream, limiter, &connection, &draining)
-                    .await;
+                connection::serve_connection(
+                    proxy,
+                    threads,
+                    stream,
+                    limiter,
+                    &connection,
+                    &draining,
+                )
+                .await;
             }
         };
         tokio::select! {

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::ObjectName;
 use super::file::SpoolFile;
-use crate::drip::source::{Coming, Source};
+use crate::drip::source::{Availability, Source};
 
 /// How many authorised requests a fill can fall back on.
 const TICKETS: usize = 32;
@@ -360,7 +360,7 @@ impl Source for Reading {
         self.start.load(Ordering::Relaxed)
     }
 
-    fn coming(&self, end: u64) -> Option<Coming> {
+    fn availability(&self, end: u64) -> Option<Availability> {
         if self.object.there(end, &self.object.state.borrow()).is_some() {
             return None;
         }

@@ -2,6 +2,7 @@
 
 mod promised;
 
+use super::waits::EPOCH;
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 

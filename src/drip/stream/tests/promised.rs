@@ -1,4 +1,4 @@
-//! Bodies that a source owes.
+//! Promised bodies, which a source has.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use pingora_core::protocols::tls::SslStream;
 use tokio::sync::watch;
 
 use super::*;
-use crate::drip::source::{Coming, Source, promise};
+use crate::drip::source::{Availability, Source, promise};
 use crate::tls::identity::Identity;
 use crate::tls::listener;
 use crate::tls::record::ChunkSize;
@@ -74,7 +74,7 @@ impl Source for Book {
         START
     }
 
-    fn coming(&self, end: u64) -> Option<Coming> {
+    fn availability(&self, end: u64) -> Option<Availability> {
         let mut printed = self.printed.subscribe();
         let there = move |printed: &u64| *printed >= end;
         if there(&self.printed.borrow()) {
@@ -188,17 +188,17 @@ async fn a_record_that_waits_is_not_in_memory() {
     let write = tokio::time::timeout(WAIT / 2, stream.write(&more));
     write.await.unwrap_err();
     assert_eq!(book.counts().1, 1);
-    assert_eq!(stream.gathered.take_bytes().capacity(), 0);
-    assert_eq!(stream.gathered.len(), 4096);
+    assert_eq!(stream.pending.take_bytes().capacity(), 0);
+    assert_eq!(stream.pending.len(), 4096);
     stream.write_all(&more).await.unwrap();
     stream.write_all(&promise(20_000 - 4096 - 100 - 5000)).await.unwrap();
     tokio::time::timeout(WAIT / 2, stream.drip_out()).await.unwrap_err();
-    assert_eq!(stream.gathered.take_bytes().capacity(), 0);
-    assert_eq!(stream.gathered.len(), 4096);
+    assert_eq!(stream.pending.take_bytes().capacity(), 0);
+    assert_eq!(stream.pending.len(), 4096);
     stream.drip_out().await.unwrap();
     let (bytes, _) = all(far, HEAD.len() + 20_000).await;
     assert!(bytes[HEAD.len()..] == story(20_000));
-    assert!(stream.timer.is_none() && stream.lock().supply.is_none(), "all is let go of");
+    assert!(stream.timer.is_none() && stream.lock().source.is_none(), "all is let go of");
     assert_eq!(Arc::strong_count(&book), 1);
 }
 

@@ -1,8 +1,8 @@
-//! A promised body without a pace: there is nothing to wait for but the socket, so one read of the
-//! source, and one write to the socket, serve several records.
+//! A promised body without a pace. It waits for the socket alone, so one read of the source and one
+//! write to the socket serve several records.
 //!
 //! Invariants: a record has the size that it would have with a pace; it counts as sent when the socket
-//! has it. This file must not know of time.
+//! has accepted it. This file must not know of time.
 
 use std::io;
 use std::pin::Pin;
@@ -13,33 +13,36 @@ use tokio::io::AsyncWrite;
 use super::PacedStream;
 use crate::tls::combined;
 
-/// Bytes of a body that are read and sent at once, at most. A client that does not read them costs as
+/// Bytes of a body that are read and sent at once, at most. A client that does not read occupies that
 /// much memory.
 const BATCH: usize = 32 << 10;
 
 impl PacedStream {
-    /// Sends the next records of a body that was promised whole and of which `left` bytes are left.
-    /// False if it has a pace, a class, or a record that was begun, or is not in memory: then the next
-    /// record takes the ordinary way.
-    pub(super) fn poll_rush(&mut self, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<bool>> {
+    /// Sends the next records of a promised body of which `left` bytes are left. False if the response
+    /// has a pace or a class, if a record was begun, or if the bytes are not in memory: the caller sends
+    /// the next record by itself then.
+    pub(super) fn poll_unpaced(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: u64,
+    ) -> Poll<io::Result<bool>> {
         let control = self.control();
         let (record, chunk) = (control.record, control.schedule.chunk());
-        let free = control.schedule.is_free() && control.toll.is_none();
+        let free = control.schedule.is_free() && control.class_permit.is_none();
         if !free || chunk > BATCH || !chunk.is_multiple_of(record) {
             return Poll::Ready(Ok(false));
         }
         // Whole records, so that the batches' ends are records' ends.
         let most = BATCH / chunk * chunk;
         let length = usize::try_from(left).map_or(most, |left| left.min(most));
-        if !self.gathered.is_empty() {
+        if !self.pending.is_empty() {
             return Poll::Ready(Ok(false));
         }
-        // A batch that the socket has not taken yet needs no second read, unless it is not even
-        // encrypted yet.
+        // A batch that is encrypted but not yet taken by the socket needs no second read, only a flush.
         if self.accepted < length {
-            let read = self.supplied()?.1.read_now(length);
-            let Some(bytes) = self.had(read)? else {
-                return Poll::Ready(self.part().map(|()| false));
+            let read = self.pending_and_source()?.1.read_now(length);
+            let Some(bytes) = self.note_source_error(read)? else {
+                return Poll::Ready(self.count_batch().map(|()| false));
             };
             combined::hold(&self.inner, true);
             let written = self.poll_batch(cx, &bytes, record);
@@ -47,14 +50,14 @@ impl PacedStream {
             ready!(written)?;
         }
         if let Err(e) = ready!(Pin::new(&mut self.inner).poll_flush(cx)) {
-            return self.gone(e);
+            return self.client_gone(e);
         }
-        Poll::Ready(self.part().map(|()| true))
+        Poll::Ready(self.count_batch().map(|()| true))
     }
 
-    /// Notes that what the connection has accepted of a batch was sent. Of a record that it has a part
-    /// of, that part is left to the ordinary way.
-    fn part(&mut self) -> io::Result<()> {
+    /// Counts as sent what the connection has accepted of a batch. The accepted part of an incomplete
+    /// record stays in `accepted`, and the record is completed by itself.
+    fn count_batch(&mut self) -> io::Result<()> {
         let control = self.control();
         let (record, chunk) = (control.record, control.schedule.chunk());
         let left = control.body_left().unwrap_or(u64::MAX);
@@ -66,8 +69,8 @@ impl PacedStream {
         let records = self.accepted / record + usize::from(whole % record > 0);
         let accepted = self.accepted;
         self.accepted -= whole;
-        let (_, supply) = self.supplied()?;
-        supply.used(whole);
+        let (_, source) = self.pending_and_source()?;
+        source.advance(whole);
         let control = self.control();
         control.body_sent(whole);
         if let Some(progress) = &control.progress {
@@ -76,7 +79,7 @@ impl PacedStream {
         Ok(())
     }
 
-    /// Writes what is not accepted yet of `bytes`, record by record.
+    /// Writes the part of `bytes` that is not accepted yet, record by record.
     fn poll_batch(
         &mut self,
         cx: &mut Context<'_>,
@@ -87,9 +90,9 @@ impl PacedStream {
             let end = bytes.len().min((self.accepted / record + 1) * record);
             let rest = &bytes[self.accepted..end];
             match ready!(Pin::new(&mut self.inner).poll_write(cx, rest)) {
-                Ok(0) => return self.gone(io::ErrorKind::WriteZero.into()),
+                Ok(0) => return self.client_gone(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.accepted += n,
-                Err(e) => return self.gone(e),
+                Err(e) => return self.client_gone(e),
             }
         }
         Poll::Ready(Ok(()))

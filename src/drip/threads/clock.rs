@@ -1,12 +1,14 @@
-//! A lane's clock: drips that are due at one instant are woken together, by one timer.
+//! The clock of a drip thread: one timer wakes all drips that are due at the same instant.
 //!
-//! Why not a timer for each: records are due on instants that connections have in common, dozens of
-//! them at a time, while a timer wheel files, moves and fires each connection's timer by itself. Here
-//! a drip that waits is one entry of a list.
+//! Why not a timer for each drip: connections share the instants at which their records are due, so
+//! dozens are due at a time, and a timer wheel inserts, moves and fires the timer of each one
+//! separately. Here a waiting drip is one entry of a list.
 //!
-//! Invariant: whoever was promised to be woken is woken, at that instant or up to a millisecond
-//! later. An entry lives until its instant though its drip may be gone, so only waits of up to
-//! `LONGEST` are taken.
+//! Invariant: a task for which [`wake_at`] returned true is woken at its instant or up to a
+//! millisecond later. An entry stays until its instant even if its drip has ended, so only waits of up
+//! to `LONGEST` are accepted.
+//!
+//! This file must not know what the tasks do.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,46 +19,46 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The longest wait that is taken here.
+/// The longest wait that is accepted.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Empty lists that are kept for instants to come.
+/// Empty lists that are kept for later instants.
 const SPARE: usize = 4;
 
 thread_local! {
-    /// This thread's, if it is a lane.
-    static TICKS: RefCell<Option<Ticks>> = const { RefCell::new(None) };
+    /// The clock of this thread, if it is a drip thread.
+    static CLOCK: RefCell<Option<Clock>> = const { RefCell::new(None) };
 }
 
 #[derive(Default)]
-struct Ticks {
+struct Clock {
     waiting: BTreeMap<Instant, Vec<Waker>>,
     spare: Vec<Vec<Waker>>,
-    /// Whoever runs the clock, and until when it sleeps.
-    clock: Option<(Waker, Option<Instant>)>,
+    /// The task in [`run`], and the instant until which it sleeps (None: until it is woken).
+    runner: Option<(Waker, Option<Instant>)>,
 }
 
-/// Has the task woken at that instant. False if this thread has no such clock, or the instant is too
-/// far away: a timer is needed.
+/// Arranges that the task is woken at that instant. Returns false if this thread has no clock, or if
+/// the instant is too far away; the caller needs a timer then.
 #[must_use]
 pub fn wake_at(at: Instant, now: Instant, cx: &Context<'_>) -> bool {
-    TICKS.with_borrow_mut(|ticks| {
-        let Some(ticks) = ticks.as_mut().filter(|_| at <= now + LONGEST) else { return false };
-        let spare = &mut ticks.spare;
-        let waiting = ticks.waiting.entry(at).or_insert_with(|| spare.pop().unwrap_or_default());
+    CLOCK.with_borrow_mut(|clock| {
+        let Some(clock) = clock.as_mut().filter(|_| at <= now + LONGEST) else { return false };
+        let spare = &mut clock.spare;
+        let waiting = clock.waiting.entry(at).or_insert_with(|| spare.pop().unwrap_or_default());
         waiting.push(cx.waker().clone());
-        if let Some((clock, until)) = &ticks.clock
+        if let Some((runner, until)) = &clock.runner
             && until.is_none_or(|until| at < until)
         {
-            clock.wake_by_ref();
+            runner.wake_by_ref();
         }
         true
     })
 }
 
-/// Runs this thread's clock. It never ends.
+/// Runs this thread's clock. Never returns.
 pub(super) async fn run() {
-    TICKS.set(Some(Ticks::default()));
+    CLOCK.set(Some(Clock::default()));
     let mut sleep = pin!(sleep_until(Instant::now()));
     poll_fn(|cx| {
         while let Some(next) = fire(Instant::now(), cx) {
@@ -70,25 +72,26 @@ pub(super) async fn run() {
     .await;
 }
 
-/// Wakes all who are due. Returns when to come again; without anybody who waits, [`wake_at`] says so.
+/// Wakes all tasks that are due. Returns the next instant at which one is; if no task waits, None, and
+/// [`wake_at`] wakes the runner when the next one comes.
 fn fire(now: Instant, cx: &Context<'_>) -> Option<Instant> {
     loop {
-        let due = TICKS.with_borrow_mut(|ticks| {
-            let first = ticks.as_mut()?.waiting.first_entry().filter(|first| *first.key() <= now);
+        let due = CLOCK.with_borrow_mut(|clock| {
+            let first = clock.as_mut()?.waiting.first_entry().filter(|first| *first.key() <= now);
             first.map(|first| first.remove())
         });
         let Some(mut due) = due else { break };
         due.drain(..).for_each(Waker::wake);
-        TICKS.with_borrow_mut(|ticks| {
-            if let Some(ticks) = ticks.as_mut().filter(|ticks| ticks.spare.len() < SPARE) {
-                ticks.spare.push(due);
+        CLOCK.with_borrow_mut(|clock| {
+            if let Some(clock) = clock.as_mut().filter(|clock| clock.spare.len() < SPARE) {
+                clock.spare.push(due);
             }
         });
     }
-    TICKS.with_borrow_mut(|ticks| {
-        let ticks = ticks.as_mut()?;
-        let next = ticks.waiting.keys().next().copied();
-        ticks.clock = Some((cx.waker().clone(), next));
+    CLOCK.with_borrow_mut(|clock| {
+        let clock = clock.as_mut()?;
+        let next = clock.waiting.keys().next().copied();
+        clock.runner = Some((cx.waker().clone(), next));
         next
     })
 }
@@ -126,7 +129,7 @@ mod tests {
             assert_eq!(asked, 2);
         }
         clock.abort();
-        TICKS.set(None);
+        CLOCK.set(None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -134,9 +137,9 @@ mod tests {
         let at = Instant::now() + Duration::from_millis(1);
         let asked = |at| poll_fn(move |cx| Poll::Ready(wake_at(at, Instant::now(), cx)));
         assert!(!asked(at).await, "no clock here");
-        TICKS.set(Some(Ticks::default()));
+        CLOCK.set(Some(Clock::default()));
         assert!(asked(at).await);
         assert!(!asked(at + LONGEST).await);
-        TICKS.set(None);
+        CLOCK.set(None);
     }
 }
