@@ -136,7 +136,7 @@ mod tests {
     fn judged(host: &str, rules: &Rules, addresses: &str) -> Result<Vec<String>, &'static str> {
         let target: Target = host.parse().unwrap();
         let kind = rules.judge(&target).unwrap();
-        let agreed = Agreed { target, kind, user: None, early: Vec::new() };
+        let agreed = Agreed { target, kind, user: None };
         let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 443);
         let found: Vec<SocketAddr> = addresses.split_whitespace().map(address).collect();
         pass(&found, &agreed, &Ranges::default())

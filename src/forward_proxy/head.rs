@@ -7,46 +7,31 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 
-use super::connect::{self, BadRequest, authenticate};
+use super::connect::{self, authenticate};
 use super::hello::Reader;
 use super::refusal::Refusal;
 use super::{Agreed, Limits, Settings};
-use crate::http1::framing::Scan;
+use crate::http1::head::{HeadLimits, read_head};
+use crate::http1::refusal::{self, ANSWER_TIMEOUT};
 
-/// The room for a head, and for a ClientHello, at first.
+/// The room for a ClientHello at first, in bytes.
 const ROOM: usize = 1024;
 
-/// How long an answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long and how much is still read of a client that was refused, so that what it has sent does not
-/// reset the connection before it has read why.
-const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
-
-/// Reads the request, and says what was agreed on.
-pub(super) async fn agree(client: &mut TcpStream, settings: &Settings) -> Result<Agreed, Refusal> {
-    let limits = settings.limits;
-    let mut bytes = BytesMut::new();
-    let read = async {
-        let mut scan = Scan::default();
-        loop {
-            let end = scan
-                .head(&bytes)
-                .map_err(|defect| Refusal::Request(BadRequest::Malformed(defect)))?;
-            match end {
-                Some(end) if end <= limits.header_bytes => return Ok(end),
-                None if bytes.len() < limits.header_bytes => {}
-                _ => return Err(Refusal::HeadLarge),
-            }
-            bytes.reserve(ROOM);
-            received(client.read_buf(&mut bytes).await)?;
-        }
+/// Reads the request. Returns what was agreed on, and what came after the head.
+pub(super) async fn agree(
+    client: &mut TcpStream,
+    settings: &Settings,
+) -> Result<(Agreed, BytesMut), Refusal> {
+    let limits = HeadLimits {
+        bytes: settings.limits.header_bytes,
+        time: settings.limits.header_timeout,
+        idle: None,
+        empty_lines: 0,
     };
-    let read = timeout(limits.header_timeout, read).await;
-    let end = read.map_err(|_| Refusal::HeadSlow { begun: !bytes.is_empty() })??;
-    let request = connect::read(&bytes[..end]).map_err(Refusal::Request)?;
+    let head = read_head(client, BytesMut::new(), limits).await?;
+    let request = connect::read(&head.bytes).map_err(Refusal::Request)?;
     let user = match &settings.users[..] {
         [] => None,
         users => Some(authenticate(users, request.authorization).ok_or(Refusal::Auth)?),
@@ -55,7 +40,7 @@ pub(super) async fn agree(client: &mut TcpStream, settings: &Settings) -> Result
     let kind = settings.rules.judge(&target);
     let kind = kind.map_err(|why| Refusal::Denied(target.clone(), why))?;
     let user = user.map(|user| user.name.clone());
-    Ok(Agreed { target, kind, user, early: bytes[end..].to_vec() })
+    Ok((Agreed { target, kind, user }, head.rest))
 }
 
 /// Tells the client that the tunnel stands.
@@ -69,12 +54,12 @@ pub(super) async fn accept(client: &mut TcpStream) -> Result<(), Refusal> {
 pub(super) async fn hello(
     client: &mut TcpStream,
     agreed: &Agreed,
-    early: Vec<u8>,
+    early: BytesMut,
     limits: Limits,
 ) -> Result<Vec<u8>, Refusal> {
     let mut reader = Reader::new(limits.hello_bytes);
     let read = async {
-        let mut bytes = BytesMut::from(&early[..]);
+        let mut bytes = early;
         loop {
             let named = reader.push(&bytes).map_err(Refusal::Hello)?;
             if let Some(name) = named {
@@ -92,31 +77,11 @@ pub(super) async fn hello(
     Ok(reader.into_bytes())
 }
 
-/// Says no, and why, in the status line too: most tools show their users nothing else.
-pub(super) async fn tell(client: &mut TcpStream, status: StatusCode, refusal: &Refusal) {
-    let reason = refusal.to_string();
-    let answer = format!(
-        "HTTP/1.1 {status}: {reason}\r\nContent-Length: {}\r\nContent-Type: text/plain; charset=utf-8\r\n{}\
-         Connection: close\r\n\r\n{reason}\n",
-        reason.len() + 1,
-        refusal.header(),
-    );
-    let told = async {
-        client.write_all(answer.as_bytes()).await?;
-        client.shutdown().await
-    };
-    if !matches!(timeout(ANSWER_TIMEOUT, told).await, Ok(Ok(()))) {
-        return;
-    }
-    let (time, mut left) = LINGER;
-    let drain = async {
-        let mut space = [0; 1024];
-        while let Ok(read @ 1..) = client.read(&mut space).await {
-            let Some(rest) = left.checked_sub(read) else { break };
-            left = rest;
-        }
-    };
-    let _ = timeout(time, drain).await;
+/// Refuses, and says why in the status line too: most tools show their users nothing else.
+pub(super) async fn refuse(client: &mut TcpStream, status: StatusCode, refusal: &Refusal) {
+    let (reason, headers) = (refusal.to_string(), refusal.header());
+    let answer = refusal::Refusal { status, reason: &reason, in_status_line: true, headers };
+    answer.send(client).await;
 }
 
 /// At least one byte, or the client is gone.

@@ -137,8 +137,6 @@ struct Agreed {
     target: Target,
     kind: Kind,
     user: Option<Arc<str>>,
-    /// What came behind the head.
-    early: Vec<u8>,
 }
 
 /// A tunnel that may begin.
@@ -254,14 +252,13 @@ impl ForwardProxy {
         if !permit.assign_client(peer.ip()) {
             return Err(Refusal::PerClient);
         }
-        let mut agreed = head::agree(client, settings).await?;
+        let (agreed, early) = head::agree(client, settings).await?;
         let active = busy();
         let limit = settings.limits.connect_timeout;
         let marks = self.marks(settings, &agreed, peer);
         let dial = dial::dial(settings, &self.ranges, &self.lookups, &agreed, marks);
         let upstream = timeout(limit, dial).await.map_err(|_| Refusal::Slow(limit))??;
         head::accept(client).await?;
-        let early = std::mem::take(&mut agreed.early);
         let hello = head::hello(client, &agreed, early, settings.limits).await?;
         Ok(Ready { upstream, agreed, hello, _active: active })
     }
@@ -312,11 +309,11 @@ impl ForwardProxy {
         if !matches!(refusal, Refusal::Full | Refusal::PerClient) {
             self.metrics.refused.with_label_values(&[refusal.label()]).inc();
         }
-        log::info!(client:? = peer, reason = refusal.label(); "tunnel refused: {refusal}");
+        log::info!(client:% = peer, reason = refusal.label(); "tunnel refused: {refusal}");
         if let Some(status) = refusal.status()
             && let Some(_permit) = self.limiter.refusal_permit()
         {
-            head::tell(client, status, refusal).await;
+            head::refuse(client, status, refusal).await;
         }
     }
 }

@@ -10,6 +10,7 @@ use super::allow::address::Special;
 use super::allow::{Denied, Target, TargetError};
 use super::connect::BadRequest;
 use super::hello::BadHello;
+use crate::http1::head::NoHead;
 
 /// Why a connection becomes no tunnel.
 #[derive(Debug)]
@@ -51,6 +52,18 @@ pub(super) enum Refusal {
     OtherName(Target, String),
     /// It did not come in time.
     HelloSlow,
+}
+
+impl From<NoHead> for Refusal {
+    fn from(why: NoHead) -> Self {
+        match why {
+            NoHead::Gone(e) => Self::Gone(e),
+            NoHead::Idle => Self::HeadSlow { begun: false },
+            NoHead::Slow => Self::HeadSlow { begun: true },
+            NoHead::Large => Self::HeadLarge,
+            NoHead::Bad(defect) => Self::Request(BadRequest::Malformed(defect)),
+        }
+    }
 }
 
 impl Refusal {

@@ -1,39 +1,39 @@
-//! One connection's life, request by request: a head is read and judged here, served by a Pingora
-//! app, and the connection goes on or ends.
+//! One connection's life, request by request: a head is read and judged, a Pingora app serves the request,
+//! and the connection goes on or ends.
 //!
-//! Why not Pingora's own loop: its timeouts are for one read each, so a byte a minute is in time; it
-//! mends and escapes what it reads before any filter sees it; and it lets a head grow to 1 MB.
-//!
-//! It would also keep a request's whole state, some 20 KB, for the hours that its body may drip. Here a
-//! request is over for Pingora once the client's stream has taken the promise of all that is left
-//! ([`PacedStream::is_dripping`]); what goes on is the stream and a [`DetachedBody`].
+//! Pingora's own loop is not used. Its timeouts are for one read each, so a client that sends a byte a
+//! minute is in time; it repairs and escapes what it reads before any filter sees it; and it lets a head
+//! grow to 1 MB. It would also keep a request's whole state, some 20 KB, for the hours that its body may
+//! drip. Here a request is over for Pingora once the client's stream has taken the promise of the whole
+//! rest of the body ([`PacedStream::is_dripping`]); only the stream and a [`DetachedBody`] go on.
 //!
 //! Invariant: a connection whose request was refused is never read for another.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use http::StatusCode;
 use log::info;
 use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
-use pingora_core::protocols::GetSocketDigest;
 use pingora_core::protocols::http::{ServerSession, date};
+use pingora_core::protocols::{GetSocketDigest, Shutdown};
 use pingora_core::server::ShutdownWatch;
-use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use super::DetachedBody;
-use super::head::{self, ANSWER_TIMEOUT, NoHead};
+use super::head::{Head, HeadLimits, NoHead, read_head};
+use super::refusal::{ANSWER_TIMEOUT, Refusal};
 use super::stream::HttpStream;
 use crate::drip::stream::PacedStream;
 use crate::drip::threads::DripThreads;
 use crate::lifecycle::Connection;
+use crate::limits;
 use crate::limits::connections::ConnectionLimiter;
 
-/// How long and how much is still read of a client that was refused, so that what it has sent does
-/// not reset the connection before it has read why.
-const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
+/// Empty lines that may come before a request line ("SHOULD ignore at least one", RFC 9112 §2.2);
+/// old clients send one after a body.
+const EMPTY_LINES: usize = 2;
 
 /// Serves the requests of one connection until it ends, or a drain comes between two of them. Each
 /// request's context is given `connection`, to be marked busy.
@@ -48,62 +48,62 @@ pub async fn serve_connection<A>(
     A: HttpServerApp + Send + Sync + 'static,
 {
     let limits = &limiter.settings();
-    let mut gate = Box::new(HttpStream::new(stream, Arc::clone(limiter)));
+    let mut stream = Box::new(HttpStream::new(stream, Arc::clone(limiter)));
     let mut left = limits.requests_per_connection;
     loop {
         let new = left == limits.requests_per_connection;
-        // Boxed, as a drip of hours does not need the room for either.
-        let (head, body) = match Box::pin(head::next(&mut gate, new, limits)).await {
+        // Boxed: a drip of hours must not keep the room that either needs.
+        let head = match Box::pin(next_head(&mut stream, new, limits)).await {
             Ok(head) => head,
-            Err(why) => return Box::pin(refuse(&mut gate, limiter, why)).await,
+            Err(why) => return Box::pin(refuse(&mut stream, limiter, new, &why)).await,
         };
-        gate.expect(body);
         left -= 1;
         if left == 0 && limits.requests_per_connection > 1 {
             limiter.count_hit("requests_per_connection");
         }
-        let mut session = ServerSession::new_http1(gate);
+        let mut session = ServerSession::new_http1(stream);
         session.set_keepalive_reuses_remaining(Some(left));
         session.set_pipelined_prefix(head);
         session.set_connection_user_context(Some(Box::new(Arc::clone(connection))));
         let reused = app.process_new_http(session, draining).await;
-        let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-        let Ok(same) = stream.into_any().downcast::<HttpStream>() else { return };
-        gate = same;
-        if gate.is_owed_body() {
-            // What comes next is no request.
-            return gate.shutdown_stream().await;
+        let Some((same, settings)) = reused.map(ReusedHttpStream::consume) else { return };
+        let Ok(same) = same.into_any().downcast::<HttpStream>() else { return };
+        stream = same;
+        if stream.is_owed_body() {
+            // The next bytes belong to a body that nobody has read: they are no request.
+            return stream.shutdown_stream().await;
         }
         let rest = settings.and_then(|mut settings| settings.take_user_context());
         if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Box<dyn DetachedBody>>()) {
-            let Some((same, sent)) = drip_out(threads, gate).await else { return };
-            gate = same;
+            let Some((same, sent)) = drip_out(threads, stream).await else { return };
+            stream = same;
             let goes_on = rest.end(&sent);
             // Nothing vouches for the end of a body that is not whole.
             if sent.is_err() {
                 return;
             }
             if !goes_on {
-                return gate.shutdown_stream().await;
+                return stream.shutdown_stream().await;
             }
         }
         connection.idle();
         if *draining.borrow() {
-            return gate.shutdown_stream().await;
+            return stream.shutdown_stream().await;
         }
     }
 }
 
-/// Sends the rest of a promised body: what is more than a record, on a thread for that.
+/// Sends the rest of a promised body: its last record at once, more than that on a thread for drips.
+/// None if that thread is gone.
 async fn drip_out(
     threads: &DripThreads,
-    mut gate: Box<HttpStream>,
+    mut stream: Box<HttpStream>,
 ) -> Option<(Box<HttpStream>, io::Result<()>)> {
-    let short = gate.paced().is_dripping_its_last();
-    let records = gate.paced().records_per_second();
+    let short = stream.paced().is_dripping_its_last();
+    let records = stream.paced().records_per_second();
     let rest = async move {
-        let sent = gate.drip_out().await;
-        (gate, sent)
+        let sent = stream.drip_out().await;
+        (stream, sent)
     };
     match short {
         true => Some(rest.await),
@@ -111,27 +111,44 @@ async fn drip_out(
     }
 }
 
+/// Reads the next head, and tells the stream which body follows; `new` if it is the connection's first.
+async fn next_head(
+    stream: &mut HttpStream,
+    new: bool,
+    limits: &limits::Settings,
+) -> Result<BytesMut, NoHead> {
+    let limits = HeadLimits {
+        bytes: limits.header_bytes,
+        time: limits.header_timeout,
+        idle: (!new).then_some(limits.idle_timeout),
+        empty_lines: EMPTY_LINES,
+    };
+    let early = stream.take_rest();
+    let Head { bytes, body, rest } = read_head(&mut stream.unfiltered(), early, limits).await?;
+    stream.keep_rest(rest);
+    stream.expect(body);
+    Ok(bytes)
+}
+
 /// Counts why there is no request, tells the client, and ends the connection.
-async fn refuse(gate: &mut HttpStream, limiter: &ConnectionLimiter, why: NoHead) {
+async fn refuse(stream: &mut HttpStream, limiter: &ConnectionLimiter, new: bool, why: &NoHead) {
     match why {
-        NoHead::Over => {}
-        NoHead::Idle { new: true } | NoHead::Slow => limiter.count_hit("header_timeout"),
-        NoHead::Idle { new: false } => limiter.count_hit("idle_timeout"),
+        NoHead::Gone(_) => {}
+        NoHead::Idle if !new => limiter.count_hit("idle_timeout"),
+        NoHead::Idle | NoHead::Slow => limiter.count_hit("header_timeout"),
         NoHead::Large => limiter.count_hit("header_bytes"),
         NoHead::Bad(defect) => {
             limiter.metrics.malformed.with_label_values(&[defect.label()]).inc();
         }
     }
     if let Some((status, reason)) = why.answer() {
-        let client = gate.get_socket_digest();
-        let client = client.as_ref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
-        info!(client:? = client, status = status.as_u16(); "request refused: {reason}");
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, tell(gate, status, &reason, None)).await;
-        if matches!(answer, Ok(Ok(()))) {
-            return linger(gate).await;
+        let client = client(stream);
+        info!(client = client.as_str(), status = status.as_u16(); "request refused: {reason}");
+        if send_refusal(stream, status, &reason, "").await {
+            return;
         }
     }
-    let _ = tokio::time::timeout(ANSWER_TIMEOUT, gate.shutdown()).await;
+    let _ = timeout(ANSWER_TIMEOUT, stream.shutdown()).await;
 }
 
 /// Refuses a connection before its first request, in plain HTTP.
@@ -141,42 +158,26 @@ pub async fn reject_connection(
     status: StatusCode,
     reason: &str,
 ) {
-    let mut gate = HttpStream::new(stream, Arc::clone(limiter));
-    let told = tell(&mut gate, status, reason, Some("Retry-After: 10\r\n"));
-    if matches!(tokio::time::timeout(ANSWER_TIMEOUT, told).await, Ok(Ok(()))) {
-        linger(&mut gate).await;
-    }
+    let mut stream = HttpStream::new(stream, Arc::clone(limiter));
+    send_refusal(&mut stream, status, reason, "Retry-After: 10\r\n").await;
 }
 
-/// Writes a whole response and ends the sending side.
-async fn tell(
-    gate: &mut HttpStream,
+/// Sends a refusal as an origin server does, with the date (RFC 9110 §6.6.1). Returns whether it was sent.
+async fn send_refusal(
+    stream: &mut HttpStream,
     status: StatusCode,
     reason: &str,
-    header: Option<&str>,
-) -> std::io::Result<()> {
+    headers: &str,
+) -> bool {
     let date = date::get_cached_date();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain; charset=utf-8\r\n{}\
-         Date: {}\r\nConnection: close\r\n\r\n{reason}\n",
-        reason.len() + 1,
-        header.unwrap_or_default(),
-        date.to_str().unwrap_or_default(),
-    );
-    gate.write_all(answer.as_bytes()).await?;
-    gate.flush().await?;
-    AsyncWriteExt::shutdown(gate).await
+    let headers = format!("{headers}Date: {}\r\n", date.to_str().unwrap_or_default());
+    let refusal = Refusal { status, reason, in_status_line: false, headers: &headers };
+    refusal.send(&mut stream.unfiltered()).await
 }
 
-async fn linger(gate: &mut HttpStream) {
-    let (time, mut bytes) = LINGER;
-    let drain = async {
-        let mut space = BytesMut::with_capacity(4096);
-        while let Ok(read @ 1..) = gate.receive(&mut space).await {
-            space.clear();
-            let Some(left) = bytes.checked_sub(read) else { break };
-            bytes = left;
-        }
-    };
-    let _ = tokio::time::timeout(time, drain).await;
+/// The client's address, for the log; empty if it is unknown.
+fn client(stream: &HttpStream) -> String {
+    let digest = stream.get_socket_digest();
+    let client = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet());
+    client.map(ToString::to_string).unwrap_or_default()
 }

@@ -12,6 +12,8 @@ use std::fmt;
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
+    /// A TLS handshake instead of a request: the client takes the listener for one with TLS.
+    Tls,
     /// A line that does not end in CRLF, or a CR within one (RFC 9112 §2.2).
     LineEnd,
     /// Not `method SP target SP HTTP/1.0` or `HTTP/1.1` (RFC 9112 §3).
@@ -43,6 +45,7 @@ impl Defect {
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
+            Self::Tls => "tls",
             Self::LineEnd => "line_end",
             Self::RequestLine => "request_line",
             Self::FieldName => "field_name",
@@ -61,6 +64,7 @@ impl Defect {
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Tls => "a TLS handshake instead of a request: this listener speaks plain HTTP, so use http://",
             Self::LineEnd => "a line of the request does not end in CRLF",
             Self::RequestLine => "the request line is not one of HTTP/1.1",
             Self::FieldName => "a header has no valid name",
@@ -77,6 +81,10 @@ impl fmt::Display for Defect {
 }
 
 impl std::error::Error for Defect {}
+
+/// How a connection of TLS begins: a record of the type handshake, of major version 3 (RFC 8446 §5.1).
+/// No request begins so, since a method has no control characters.
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 /// Where the body behind a head ends (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +112,11 @@ impl Scan {
     ///
     /// # Errors
     ///
-    /// If a CR or LF is alone: another reader might see a line's end there, or none.
+    /// If a CR or LF is alone: another reader might see a line's end there, or none. If TLS begins.
     pub fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Defect> {
+        if bytes.starts_with(&TLS_HANDSHAKE) {
+            return Err(Defect::Tls);
+        }
         while let Some(at) = bytes[self.seen..].iter().position(|b| matches!(b, b'\r' | b'\n')) {
             let at = self.seen + at;
             match (bytes[at], bytes.get(at + 1)) {
@@ -355,11 +366,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tls_is_known_by_its_first_two_bytes() {
+        let mut scan = Scan::default();
+        assert_eq!(scan.head(b"\x16"), Ok(None));
+        assert_eq!(scan.head(b"\x16\x03"), Err(Defect::Tls));
+        assert_eq!(Scan::default().head(b"\x16\x03\x01\x02\n\x01"), Err(Defect::Tls));
+        assert_eq!(Scan::default().head(b"\x16\x02\x01\n"), Err(Defect::LineEnd));
+        assert_eq!(Scan::default().head(b"GET /\x16\x03 HTTP/1.1\r\n\r\n").unwrap(), Some(20));
+    }
+
     proptest! {
         /// However the bytes are cut, the same end or the same defect is found.
         #[test]
         fn pieces_make_no_difference(
-            bytes in proptest::collection::vec(proptest::sample::select(&b"a: \r\n\r\n\r\n"[..]), 0..40),
+            bytes in proptest::collection::vec(proptest::sample::select(&b"a: \x16\x03\r\n\r\n\r\n"[..]), 0..40),
             cuts in proptest::collection::vec(0usize..40, 0..6),
         ) {
             let whole = Scan::default().head(&bytes);

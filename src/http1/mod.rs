@@ -1,6 +1,9 @@
-//! What serves HTTP/1.1 on a connection. [`head`] reads request heads within bounds of size and time;
-//! [`framing`] judges them; [`connection`] serves one connection, request by request; [`stream`] is the
-//! client's stream as Pingora sees it.
+//! What serves HTTP/1.1 on a connection.
+//!
+//! [`head`] reads request heads within bounds of size and time, and [`framing`] judges them; [`refusal`]
+//! answers what is refused, and [`linger`] lets the client read that answer. These four work on any stream:
+//! devices' listeners and the forward proxy stand on them. [`connection`] serves one device's connection,
+//! request by request; [`stream`] is that connection as Pingora sees it.
 //!
 //! Invariant: a request whose framing is ambiguous reaches nobody, and its connection is closed.
 //!
@@ -9,6 +12,8 @@
 pub mod connection;
 pub mod framing;
 pub mod head;
+pub mod linger;
+pub mod refusal;
 pub mod stream;
 
 use std::io;

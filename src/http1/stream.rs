@@ -21,12 +21,12 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::framing::Body;
+use super::framing::chunks::Chunks;
+use super::linger::Linger;
 use crate::drip::stream::PacedStream;
-use crate::http1::framing::Body;
-use crate::http1::framing::chunks::Chunks;
 use crate::limits::{self, connections::ConnectionLimiter};
 
 /// How many bytes of the next requests are read while one is served, to see whether the client is
@@ -49,7 +49,7 @@ pub struct HttpStream {
     body: Incoming,
     /// Atomic only because Pingora lends the stream out by shared reference.
     body_allowed: AtomicBool,
-    linger: Option<(Pin<Box<Sleep>>, u64)>,
+    linger: Option<Linger>,
 }
 
 /// What is still to come of the present request's body.
@@ -126,10 +126,9 @@ impl HttpStream {
         self.rest = rest;
     }
 
-    /// Reads what comes next into the room that `bytes` has, past the gate.
-    pub(super) async fn receive(&mut self, bytes: &mut BytesMut) -> io::Result<usize> {
-        let read = self.stream.read_buf(bytes).await;
-        self.noted(read)
+    /// The connection as the client has it, without the filter that Pingora reads through.
+    pub(super) fn unfiltered(&mut self) -> Unfiltered<'_> {
+        Unfiltered(self)
     }
 
     /// Sends the rest of a body that was promised: see [`PacedStream::drip_out`].
@@ -182,22 +181,6 @@ impl HttpStream {
         };
         buf.advance(length);
         Poll::Ready(Ok(()))
-    }
-
-    /// Drops what still comes of a body, for a while; ready when the client has seen the end.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (timer, left) =
-            self.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER.0)), LINGER.1));
-        let mut space = [0; 4096];
-        while *left > 0 && timer.as_mut().poll(cx).is_pending() {
-            let mut buf = ReadBuf::new(&mut space);
-            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
-            if read.is_err() || buf.filled().is_empty() {
-                break;
-            }
-            *left = left.saturating_sub(buf.filled().len() as u64);
-        }
-        Poll::Ready(())
     }
 
     /// The kernel ends a connection whose client took nothing for [`limits::Settings::send_timeout`].
@@ -265,9 +248,42 @@ impl AsyncWrite for HttpStream {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
         if this.is_owed_body() {
-            ready!(this.poll_linger(cx));
+            let linger = this.linger.get_or_insert_with(|| Linger::new(LINGER.0, LINGER.1));
+            ready!(linger.poll(cx, &mut this.stream));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// See [`HttpStream::unfiltered`].
+pub(super) struct Unfiltered<'a>(&'a mut HttpStream);
+
+impl AsyncRead for Unfiltered<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.0.stream).poll_read(cx, buf));
+        Poll::Ready(self.0.noted(read))
+    }
+}
+
+impl AsyncWrite for Unfiltered<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.stream).poll_shutdown(cx)
     }
 }
 
