@@ -124,6 +124,19 @@ async fn a_head_may_have_so_many_bytes_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn https_to_a_plain_listener_is_called_that() {
+    let rig = Rig::new(100, |builder| builder).await;
+    let mut stream = rig.connect().await;
+    // The beginning of a ClientHello, without a byte that could end a line.
+    stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await.unwrap();
+    let response = refused(stream, 400).await;
+    assert!(response.text().contains("TLS"), "{}", response.text());
+    let counted = rig.dripline.metric("dripline_malformed_requests_total{reason=\"tls\"}");
+    assert_eq!(counted, 1);
+    assert!(rig.s3.requests().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_trickles_in_is_408() {
     let rig = Rig::limited("{header_timeout: 300ms}").await;
     let start = Instant::now();

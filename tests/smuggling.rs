@@ -221,6 +221,7 @@ fn lines() -> Vec<Case> {
         ("no name", "GET /file/first HTTP/1.1\r\nHost: a\r\n: y\r\n\r\n"),
         ("no colon", "GET /file/first HTTP/1.1\r\nHost: a\r\nX\r\n\r\n"),
         ("a name in quotes", "GET /file/first HTTP/1.1\r\nHost: a\r\n\"X\": y\r\n\r\n"),
+        ("TLS in plain HTTP", "\x16\x03\x01\x00\x10GET /file/first HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("a name beyond ASCII", "GET /file/first HTTP/1.1\r\nHost: a\r\n\u{e9}: y\r\n\r\n"),
     ] {
         cases.push(case(name, format!("{wire}{NEXT}"), Refused(&[])));

@@ -61,7 +61,8 @@ impl Devices {
             Ok(Err(e)) => {
                 // A device that cannot take a handshake record goes without a word, so this is all
                 // that an operator sees of it.
-                info!(client:? = client; "TLS handshake failed: {e}");
+                let client = client.map(|ip| ip.to_string()).unwrap_or_default();
+                info!(client = client.as_str(); "TLS handshake failed: {e}");
                 self.metrics.connections.handshake_failures.with_label_values(&["error"]).inc();
             }
             Err(_) => {

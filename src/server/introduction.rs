@@ -24,7 +24,7 @@ pub(super) async fn introduce(
     let peer = peer(socket);
     let count = |result: &str| results.with_label_values(&[result]).inc();
     if !peer.is_some_and(|peer| trusted.has(peer.ip())) {
-        info!(peer:? = peer; "connection closed: proxy_protocol.from does not hold its address");
+        info!(peer = shown(peer).as_str(); "connection closed: proxy_protocol.from does not hold its address");
         count("untrusted");
         return false;
     }
@@ -38,12 +38,12 @@ pub(super) async fn introduce(
         }
         Ok(Ok(None)) => count("own"),
         Ok(Err(e)) => {
-            info!(peer:? = peer; "connection closed: {e}");
+            info!(peer = shown(peer).as_str(); "connection closed: {e}");
             count("invalid");
             return false;
         }
         Err(_) => {
-            info!(peer:? = peer; "connection closed: no PROXY header in time");
+            info!(peer = shown(peer).as_str(); "connection closed: no PROXY header in time");
             count("timeout");
             return false;
         }
@@ -70,4 +70,9 @@ pub(super) async fn tolerate(socket: &mut L4Stream, patience: Duration) -> bool 
 /// The address of a connection's client, or of the load balancer before it is introduced.
 pub(super) fn peer(socket: &L4Stream) -> Option<SocketAddr> {
     socket.get_socket_digest()?.peer_addr()?.as_inet().copied()
+}
+
+/// An address for the log; empty if it is unknown.
+fn shown(address: Option<SocketAddr>) -> String {
+    address.map(|address| address.to_string()).unwrap_or_default()
 }

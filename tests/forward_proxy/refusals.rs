@@ -89,7 +89,10 @@ async fn requests_for_anything_but_a_tunnel() {
             "a line of the request does not end in CRLF",
         ),
         (format!("CONNECT  {TARGET} HTTP/1.1\r\n\r\n"), "the request line is not one of HTTP/1.1"),
-        ("\x16\x03\x01\x00\r\n\r\n".to_owned(), "the request line is not one of HTTP/1.1"),
+        (
+            "\x16\x03\x01\x00\x10".to_owned(),
+            "a TLS handshake instead of a request: this listener speaks plain HTTP, so use http://",
+        ),
     ] {
         refused(&proxy, &request, 400, line, "malformed").await;
     }
