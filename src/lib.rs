@@ -53,6 +53,7 @@
 //!    - [`admin`]: metrics, health and classes over HTTP.
 //! 6. - [`http1`]: what serves HTTP/1.1 on a connection.
 //!    - [`limits`]: connections and requests, per client and in all.
+//!    - [`transfers`]: downloads, uploads and tunnels that run: their list, their figures, the access log.
 //!    - [`lifecycle`]: readiness, drain, shutdown.
 //!    - [`upgrade`]: listening sockets pass to the next process.
 //!    - [`proxy_protocol`]: who a load balancer speaks for.

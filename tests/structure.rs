@@ -27,7 +27,6 @@ const RINGS_INSIDE: &[RingInside] = &[
         reason: "is being cut",
     },
     RingInside { room: "demo::origin", files: &["objects", "service"], reason: "is being cut" },
-    RingInside { room: "forward_proxy", files: &["access", "relay"], reason: "is being cut" },
     RingInside { room: "shape", files: &["flow", "shaper"], reason: "is being cut" },
     RingInside { room: "spool", files: &["catalogue", "object"], reason: "is being cut" },
 ];
