@@ -80,7 +80,7 @@
 //! checks these modules, what is below them, and every file that they name.
 //!
 //! - [`route`], [`http1::framing`], [`profile`], [`units`], [`networks`], [`header_pattern`]
-//! - [`drip::schedule`], [`tls::record`], [`spool::admission`]
+//! - [`proxy::plan`], [`drip::schedule`], [`tls::record`], [`spool::admission`]
 //! - [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]
 //! - [`forward_proxy::allow`], [`forward_proxy::connect`], [`forward_proxy::hello`]
 //! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::report`,

@@ -192,15 +192,15 @@ impl Server {
                 let putter = Putter::new(upstream.clone(), Arc::clone(&resolver), &conf);
                 Uploads::new(putter, uploads.class.clone())
             });
-            let proxy = DripProxy::new(
+            let proxy = DripProxy {
                 upstream,
                 resolver,
                 profiles,
                 spool,
-                shaper.clone(),
+                shaper: shaper.clone(),
                 uploads,
-                state.clone(),
-            );
+                state: state.clone(),
+            };
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;

@@ -211,7 +211,7 @@ async fn a_body_that_breaks_off_closes_the_clients_connection_short() {
         }
     }
     tasks.join_all().await;
-    let short = "closing the client's connection short";
+    let short = "response cut short, closing the client's connection";
     assert!(logs::lines().iter().any(|line| line.contains(short)));
 }
 

@@ -1,95 +1,79 @@
-//! What is remembered of one request.
+//! What is remembered of one request, in groups: what the client asked for, what S3 is asked, and the
+//! response under way. The last outlives the request if its body still drips ([`Context::detach`]).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use http::{Method, StatusCode};
 use log::warn;
 use pingora::prelude::*;
 
+use super::delivery::Delivery;
+use super::signature_error::SignatureErrorSearch;
+use crate::drip::Progress;
 use crate::drip::stream::Feed;
-use crate::drip::{self, Progress};
 use crate::http1::DetachedBody;
-use crate::lifecycle::{Active, Lifecycle};
-use crate::metrics::Metrics;
+use crate::lifecycle::Active;
 use crate::spool;
-use crate::tls::record::{ChunkSize, Offer};
 use crate::transfers::{BodySource, Download, End, Kind, Live, LiveTransfer, Transfer};
 use crate::valve::Valve;
-
-/// How much of an error body is looked through for S3's error code: it comes in the first line or
-/// two.
-const SNIFF: usize = 1024;
-
-/// How a client is served: what its profile, its headers and its TLS stack make together.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// The profile's name.
-    pub profile: String,
-    /// Record size, wait and head.
-    pub settings: drip::Settings,
-    /// Several of the client's smaller records at a time.
-    pub fill: bool,
-    /// What the client asked for in its handshake.
-    pub offer: Offer,
-}
-
-impl Default for Served {
-    /// For what is answered before a profile is chosen.
-    fn default() -> Self {
-        let settings = drip::Settings {
-            chunk_size: ChunkSize::default(),
-            wait: Duration::ZERO,
-            response_headers: Vec::new(),
-            class: None,
-        };
-        Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
-    }
-}
 
 /// One request's memory.
 #[derive(Default)]
 pub struct Context {
+    /// What the client asked for.
+    pub request: ClientRequest,
+    /// How the client is served.
+    pub delivery: Delivery,
+    /// What S3 is asked.
+    pub s3: S3Request,
+    /// What S3 has authorised and the spool serves.
+    pub spooled: Option<spool::Served>,
+    drip: Option<Drip>,
+    /// The drip that goes on when the request is over.
+    detached: Mutex<Option<Box<Detached>>>,
+    /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
+    pub active: Option<Active>,
+}
+
+/// What the client asked for, for logs.
+#[derive(Debug, Default)]
+pub struct ClientRequest {
     /// The client's address.
     pub client: Option<SocketAddr>,
     /// The request's method.
     pub method: Method,
-    /// The key for logs, without the query.
+    /// The key, without the query.
     pub key: String,
-    /// How the client is served.
-    pub served: Served,
-    /// The request target that S3 gets.
+}
+
+/// A request to S3, and what came of it.
+#[derive(Debug, Default)]
+pub struct S3Request {
+    /// Path and query; empty if S3 is not asked, or was asked and need not be again.
     pub target: Vec<u8>,
-    /// What the client is told instead of the general reason for a failure.
-    pub reason: Option<String>,
     /// Between S3 and the client, if S3 is to be read no faster than the client.
     pub valve: Option<Arc<Valve>>,
-    /// What S3 has authorised and the spool serves.
-    pub spooled: Option<spool::Served>,
     /// Addresses of S3 that could not be reached.
     pub tries: u32,
-    /// The start of a 403's body, until the error code was found.
-    sniff: Option<Vec<u8>>,
-    drip: Option<Drip>,
-    /// The drip that goes on when the request is over.
-    rest: Mutex<Option<Box<Detached>>>,
-    /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
-    pub active: Option<Active>,
+    /// What the client is told instead of the general reason for a failure.
+    pub failure: Option<String>,
+    /// Looks through an error body.
+    pub(super) signature_error: SignatureErrorSearch,
 }
 
 impl Context {
     /// Where the client's stream gets the body from.
     pub fn feed(&self) -> Feed {
-        match (&self.spooled, &self.valve) {
+        match (&self.spooled, &self.s3.valve) {
             (Some(served), _) => Feed::Source(Arc::clone(&served.reading) as _),
             (None, Some(valve)) => Feed::Valve(Arc::clone(valve)),
             (None, None) => Feed::Free,
         }
     }
 
-    /// Notes that a response begins.
+    /// Counts, lists and logs a response that begins.
     pub fn begin(
         &mut self,
         status: StatusCode,
@@ -99,19 +83,19 @@ impl Context {
     ) {
         let source = match &self.spooled {
             Some(_) => BodySource::Spool,
-            None if self.target.is_empty() => BodySource::Own,
+            None if self.s3.target.is_empty() => BodySource::Own,
             None => BodySource::Direct,
         };
         let download = Download {
-            method: self.method.clone(),
-            key: self.key.clone(),
-            profile: self.served.profile.clone(),
+            method: self.request.method.clone(),
+            key: self.request.key.clone(),
+            profile: self.delivery.profile.clone(),
             source,
-            offer: self.served.offer,
+            offer: self.delivery.offer,
             progress: Arc::clone(&progress),
         };
-        let transfer = Transfer::new(self.client, Kind::Download(download))
-            .class(self.served.settings.class.clone())
+        let transfer = Transfer::new(self.request.client, Kind::Download(download))
+            .class(self.delivery.settings.class.clone())
             .total(total);
         transfer.answered(status);
         self.drip = Some(Drip { transfer: transfers.begin(transfer), progress });
@@ -134,59 +118,21 @@ impl Context {
     pub fn detach(&mut self, closes: bool) {
         let active = self.active.take();
         let drip = self.drip.take();
-        self.rest =
-            Mutex::new(drip.map(|drip| Box::new(Detached { drip, _active: active, closes })));
+        let detached = drip.map(|drip| Box::new(Detached { drip, _active: active, closes }));
+        self.detached = Mutex::new(detached);
     }
 
     /// The body that [`Self::detach`] detached, once.
     pub fn take_detached(&self) -> Option<Box<Box<dyn DetachedBody>>> {
-        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
-        rest.map(|rest| Box::new(rest as Box<dyn DetachedBody>))
-    }
-
-    /// Begins to look through an error body.
-    pub fn watch_for_signature_error(&mut self, status: StatusCode) {
-        self.sniff = (status == StatusCode::FORBIDDEN).then(Vec::new);
-    }
-
-    /// Whether this piece of the body completes S3's code for a signature that does not match.
-    pub fn finds_signature_error(&mut self, body: &[u8]) -> bool {
-        let Some(seen) = &mut self.sniff else { return false };
-        seen.extend_from_slice(&body[..body.len().min(SNIFF - seen.len())]);
-        let code = b"<Code>SignatureDoesNotMatch</Code>";
-        let found = seen.windows(code.len()).any(|window| window == code);
-        if found || seen.len() == SNIFF {
-            self.sniff = None;
-        }
-        found
+        let detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner).take();
+        detached.map(|detached| Box::new(detached as Box<dyn DetachedBody>))
     }
 }
 
-/// What a process counts and lists, and whether it takes clients. A clone is the same state.
-#[derive(Clone)]
-pub struct ProcessState {
-    /// The metrics.
-    pub metrics: Metrics,
-    /// Ready, draining or gone; a drain waits for every response.
-    pub lifecycle: Lifecycle,
-    /// The downloads, uploads and tunnels that run.
-    pub transfers: Live,
-}
-
-impl ProcessState {
-    /// A process that is not ready yet, with nothing counted or listed.
-    #[must_use]
-    pub fn new() -> Self {
-        let metrics = Metrics::new();
-        let transfers = Live::new(metrics.clone());
-        Self { metrics, lifecycle: Lifecycle::new(), transfers }
-    }
-}
-
-impl Default for ProcessState {
-    fn default() -> Self {
-        Self::new()
-    }
+/// A response under way. Dropped without a word of how it ended only when a drain cuts it.
+struct Drip {
+    transfer: LiveTransfer,
+    progress: Arc<Progress>,
 }
 
 /// All that is remembered of a request whose body still drips.
@@ -204,37 +150,11 @@ impl DetachedBody for Detached {
         transfer.set_end(match sent {
             Ok(()) => End::Done,
             Err(e) if progress.source_failed() => {
-                warn!(key = transfer.name(); "closing the client's connection short: {e}");
+                warn!(key = transfer.name(); "response cut short, closing the client's connection: {e}");
                 End::Upstream
             }
             Err(_) => End::Client,
         });
         sent.is_ok() && !self.closes
-    }
-}
-
-/// A response under way. Dropped without [`Context::end`] only when a drain cuts it.
-struct Drip {
-    transfer: LiveTransfer,
-    progress: Arc<Progress>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_error_code_is_found_across_pieces_and_not_beyond_the_bound() {
-        let mut context = Context::default();
-        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
-        context.watch_for_signature_error(StatusCode::FORBIDDEN);
-        assert!(!context.finds_signature_error(b"<?xml?><Error><Code>SignatureDoes"));
-        assert!(context.finds_signature_error(b"NotMatch</Code><Message>"));
-        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
-        context.watch_for_signature_error(StatusCode::FORBIDDEN);
-        assert!(!context.finds_signature_error(&[b'x'; 5000]));
-        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
-        context.watch_for_signature_error(StatusCode::OK);
-        assert!(!context.finds_signature_error(b"<Code>SignatureDoesNotMatch</Code>"));
     }
 }

@@ -18,8 +18,11 @@ use pingora::prelude::*;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
-use super::answer::{self, Answer};
-use super::{Context, DripProxy, http_stream, trim};
+use super::delivery::http_stream;
+use super::download::write_whole;
+use super::own_response::{OwnResponse, failure_kind};
+use super::response::trim;
+use super::{Context, DripProxy};
 use crate::header_pattern::HeaderPattern;
 use crate::http1::framing::Defect;
 use crate::http1::stream::HttpStream;
@@ -75,11 +78,11 @@ impl DripProxy {
     ) -> Result<()> {
         let sent = Arc::new(ByteCount::new(self.state.metrics.uploads.bytes.clone()));
         let upload = transfers::Upload {
-            key: ctx.key.clone(),
-            profile: ctx.served.profile.clone(),
+            key: ctx.request.key.clone(),
+            profile: ctx.delivery.profile.clone(),
             sent: Arc::clone(&sent),
         };
-        let transfer = Transfer::new(ctx.client, Kind::Upload(upload))
+        let transfer = Transfer::new(ctx.request.client, Kind::Upload(upload))
             .class(uploads.class.clone())
             .total(length(session));
         let mut transfer = self.state.transfers.begin(transfer);
@@ -178,19 +181,12 @@ impl DripProxy {
         body: Bytes,
         transfer: &mut LiveTransfer,
     ) -> Result<()> {
-        if let Err(e) = self.redirects_or_passes(&mut head, ctx) {
+        if let Err(e) = self.accept_whole(&mut head, &body, ctx) {
             return self.give_up(session, ctx, Outcome::Upstream(e), transfer).await;
         }
-        self.explain_signature(ctx, &body);
-        let mut kept = ctx.served.settings.response_headers.clone();
+        let mut kept = ctx.delivery.settings.response_headers.clone();
         kept.push(OF_AN_UPLOAD.clone());
         trim(&mut head, &kept);
-        head.set_version(Version::HTTP_11);
-        head.remove_header(&header::TRANSFER_ENCODING);
-        head.remove_header(&header::CONNECTION);
-        if head.status != StatusCode::NO_CONTENT {
-            head.insert_header(header::CONTENT_LENGTH, body.len())?;
-        }
         transfer.answered(head.status);
         transfer.set_end(End::Done);
         self.respond(session, ctx, head, body, transfer).await;
@@ -210,21 +206,21 @@ impl DripProxy {
             Outcome::Slow => {
                 self.on_stream(session, |stream| stream.count_hit("receive_timeout"));
                 let status = StatusCode::REQUEST_TIMEOUT;
-                (Some(Answer::new(status, "the body did not come in time")), End::Client)
+                (Some(OwnResponse::new(status, "the body did not come in time")), End::Client)
             }
             Outcome::Malformed(defect) => {
                 self.on_stream(session, |stream| stream.malformed(defect.label()));
                 let reason = defect.to_string();
-                (Some(Answer::new(StatusCode::BAD_REQUEST, reason)), End::Client)
+                (Some(OwnResponse::new(StatusCode::BAD_REQUEST, reason)), End::Client)
             }
             Outcome::Upstream(e) => {
-                let reason = ctx.reason.take();
+                let reason = ctx.s3.failure.take();
                 let cause = reason.clone().unwrap_or_else(|| e.to_string());
-                warn!(key = ctx.key.as_str(); "upload failed: {cause}");
+                warn!(key = ctx.request.key.as_str(); "upload failed: {cause}");
                 if reason.is_none() {
-                    self.count_failure(answer::failure_kind(&e));
+                    self.count_failure(failure_kind(&e));
                 }
-                (Answer::failure(&e, reason), End::Upstream)
+                (OwnResponse::failure(&e, reason), End::Upstream)
             }
         };
         session.set_keepalive(None);
@@ -248,13 +244,8 @@ impl DripProxy {
     ) {
         self.state.metrics.responses.begun.with_label_values(&[head.status.as_str()]).inc();
         self.arm(session, ctx, &head);
-        let empty = body.is_empty();
-        let written = async {
-            session.write_response_header(Box::new(head), empty).await?;
-            if empty { Ok(()) } else { session.write_response_body(Some(body), true).await }
-        };
-        let written: Result<()> = written.await;
-        if written.is_err() {
+        let body = (!body.is_empty()).then_some(body);
+        if write_whole(session, head, body).await.is_err() {
             session.set_keepalive(None);
             transfer.set_end(End::Client);
         }

@@ -66,6 +66,10 @@ const OPERATION: &[u8] = b"GetObject";
 /// The one digest of a body that a GET can have, as SDKs write it.
 const NO_PAYLOAD: &[u8] = b"UNSIGNED-PAYLOAD";
 
+/// Ranges up to this many bytes are first asked of S3 directly, without a check of their own: over a pooled
+/// connection, and held in memory whole.
+pub const SMALL_RANGE: u64 = 64 << 10;
+
 /// Headers in which a client gives its own encryption key (SSE-C).
 const SSE_C: &str = "x-amz-server-side-encryption-customer-";
 

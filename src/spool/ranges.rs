@@ -2,7 +2,7 @@
 //!
 //! The rule, for an object that is not there: it is fetched whole for a request for all of it, for a
 //! range of half of it or more that begins within [`REACH`], and once the ranges that were asked for add up to half of it (devices
-//! that fetch block by block). Ranges of up to [`SMALL`] bytes go direct until then. While an object
+//! that fetch block by block). Ranges of up to [`SMALL_RANGE`] bytes go direct until then. While an object
 //! is being fetched, a range waits if it begins no more than [`REACH`] bytes beyond what is there.
 //!
 //! This file must not know who asks.
@@ -16,18 +16,15 @@ use lru::LruCache;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{RangeType, range_header_filter};
 
-use super::admission::ObjectName;
+use super::admission::{ObjectName, SMALL_RANGE};
 use super::object::{Object, State};
 use crate::s3::headers;
-
-/// Ranges up to this many bytes are first asked of S3 directly, without a check of their own.
-const SMALL: u64 = 64 << 10;
 
 /// How far ahead of a fill a range may begin: what S3 sends in a second or less.
 const REACH: u64 = 16 << 20;
 
 /// Small ranges of one object are direct for so many bytes before its size is asked for.
-const CURIOUS: u64 = 4 * SMALL;
+const CURIOUS: u64 = 4 * SMALL_RANGE;
 
 /// Objects of which small ranges are counted.
 const COUNTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -99,7 +96,7 @@ impl Interest {
     pub fn too_small(&self, name: &ObjectName, request: &RequestHeader) -> bool {
         let range = request.headers.get(header::RANGE).filter(|_| request.method == Method::GET);
         let length = range.and_then(|range| headers::range_length(range.as_bytes()));
-        let Some(length) = length.filter(|length| *length <= SMALL) else { return false };
+        let Some(length) = length.filter(|length| *length <= SMALL_RANGE) else { return false };
         let mut counted = self.lock();
         let (asked, whole) = counted.get_or_insert_mut(name.clone(), || (0, None));
         *asked = asked.saturating_add(length);
@@ -113,13 +110,13 @@ impl Interest {
     pub fn is_worth(&self, name: &ObjectName, need: Need, length: u64) -> bool {
         let Need::Part { start, bytes, .. } = need else { return need == Need::Whole };
         // It would go direct all the same; a small one may begin a fetch for those after it.
-        if start > REACH && bytes > SMALL {
+        if start > REACH && bytes > SMALL_RANGE {
             return false;
         }
         let mut counted = self.lock();
         let (asked, whole) = counted.get_or_insert_mut(name.clone(), || (0, None));
         // Small ranges were counted when they came.
-        if bytes > SMALL {
+        if bytes > SMALL_RANGE {
             *asked = asked.saturating_add(bytes);
         }
         *whole = Some(length);

@@ -1,26 +1,26 @@
-//! What a client is told when S3's answer is not what it gets: a status and one plain line.
+//! A response that dripline writes itself, in place of S3's: a status and one plain line.
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::prelude::*;
 use pingora_http::ResponseHeader;
 
-use crate::route::Refusal;
+use super::plan::Refusal;
 
 /// A response of dripline's own.
-pub struct Answer {
+pub struct OwnResponse {
     status: StatusCode,
     reason: String,
     allow: Option<&'static str>,
 }
 
-impl Answer {
+impl OwnResponse {
     /// A status and the line that explains it.
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into(), allow: None }
     }
 
-    /// The answer to a request that has no place here.
+    /// The response to a request that is refused.
     pub fn refusal(refusal: Refusal) -> Self {
         Self {
             status: refusal.status(),
@@ -29,13 +29,13 @@ impl Answer {
         }
     }
 
-    /// The answer to a request that failed on its way; none if the client is the one that is gone.
+    /// The response to a request that failed on its way; none if it is the client that is gone.
     pub fn failure(e: &Error, reason: Option<String>) -> Option<Self> {
         if let (HTTPStatus(code), Some(reason)) = (e.etype(), &reason) {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY);
             return Some(Self::new(status, reason));
         }
-        let answer = match (e.esource(), e.etype()) {
+        let response = match (e.esource(), e.etype()) {
             (ErrorSource::Upstream, _) => match failure_kind(e) {
                 "timeout" => Self::new(StatusCode::GATEWAY_TIMEOUT, "S3 did not answer in time"),
                 "connect" => Self::new(StatusCode::BAD_GATEWAY, "cannot connect to S3"),
@@ -45,7 +45,7 @@ impl Answer {
             (ErrorSource::Downstream, _) => Self::new(StatusCode::BAD_REQUEST, "bad request"),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
         };
-        Some(answer)
+        Some(response)
     }
 
     /// The status code.
@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn failures_have_a_status_and_a_line() {
-        let status = |e: Box<Error>| Answer::failure(&e, None).map(|a| a.status().as_u16());
+        let status =
+            |e: Box<Error>| OwnResponse::failure(&e, None).map(|own| own.status().as_u16());
         assert_eq!(status(Error::new_up(ConnectTimedout)), Some(504));
         assert_eq!(status(Error::new_up(ReadTimedout)), Some(504));
         assert_eq!(status(Error::new_up(ConnectRefused)), Some(502));
@@ -95,8 +96,8 @@ mod tests {
         assert_eq!(status(Error::new_down(WriteError)), None);
         assert_eq!(status(Error::new_in(InternalError)), Some(500));
         let redirect = Error::new_up(HTTPStatus(502));
-        let answer = Answer::failure(&redirect, Some("elsewhere".into())).unwrap();
-        let (head, body) = answer.build().unwrap();
+        let response = OwnResponse::failure(&redirect, Some("elsewhere".into())).unwrap();
+        let (head, body) = response.build().unwrap();
         assert_eq!((head.status.as_u16(), &body[..]), (502, &b"elsewhere\n"[..]));
         assert_eq!(head.headers["content-length"], "10");
     }
