@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{self, Config, Sources};
-use crate::lifecycle::Lifecycle;
+use crate::config::{Config, Sources};
+use crate::lifecycle::{self, Lifecycle};
 use crate::notify::Notify;
 use crate::server::{Reloader, Server, StartError, Stop};
 use crate::upgrade::{self, AskError, Hand, Handed, Inherited, SocketServer, Successor};
@@ -55,7 +55,7 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
     let signals = Signals::new().map_err(Failure::Signals)?;
     let (mut inherited, hand) = match upgrade {
         true => {
-            let path = config.server.upgrade_sock.as_deref();
+            let path = config.upgrade.sock.as_deref();
             let (inherited, hand) = upgrade::ask(path).await?;
             (inherited, Some(hand))
         }
@@ -73,7 +73,8 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
         reloader: server.reloader(),
         notify: Notify::default(),
         lifecycle: lifecycle.clone(),
-        settings: config.server,
+        drain: config.drain,
+        upgrade: config.upgrade,
         sources,
     };
     let (stop, stopped) = oneshot::channel();
@@ -106,7 +107,8 @@ struct Control {
     reloader: Arc<Reloader>,
     notify: Notify,
     lifecycle: Lifecycle,
-    settings: config::Server,
+    drain: lifecycle::Settings,
+    upgrade: upgrade::Settings,
     sources: Sources,
 }
 
@@ -175,15 +177,15 @@ impl Control {
             }
             // The service is being stopped, and with it this process that had time.
             why = Stop::Drain;
-            let timeout = self.settings.drain_timeout;
+            let timeout = self.drain.drain_timeout;
             info!("draining: at most {timeout:?} from now");
             self.lifecycle.hurry(timeout);
         }
     }
 
     fn open_door(&self, sockets: Vec<Handed>, taking_over: bool) -> Opened {
-        let path = self.settings.upgrade_sock.as_deref()?;
-        match SocketServer::open(path, sockets, self.settings.upgrade_timeout, taking_over) {
+        let path = self.upgrade.sock.as_deref()?;
+        match SocketServer::open(path, sockets, self.upgrade.timeout, taking_over) {
             Ok(door) => Some(tokio::spawn(door.handed_over(self.lifecycle.draining()))),
             Err(e) => {
                 warn!("server.upgrade_sock: {e}; no upgrade without a gap");
@@ -202,7 +204,8 @@ impl Control {
                 for warning in &config.warnings {
                     warn!("{warning}");
                 }
-                self.settings = config.server.clone();
+                self.drain = config.drain;
+                self.upgrade = config.upgrade.clone();
                 let reloader = Arc::clone(&self.reloader);
                 // Certificates and ip_ranges are read there.
                 match tokio::task::spawn_blocking(move || reloader.apply(config)).await {
@@ -227,7 +230,7 @@ impl Control {
             .inspect_err(|e| error!("SIGUSR2: cannot start a successor: {e}; this process goes on"))
             .ok()?;
         info!("SIGUSR2: process {} is started as the successor", launched.pid);
-        Some((launched, Instant::now() + self.settings.upgrade_timeout))
+        Some((launched, Instant::now() + self.upgrade.timeout))
     }
 }
 

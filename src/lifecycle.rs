@@ -8,6 +8,7 @@
 //!
 //! This file must not know what a drip is; it counts.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,6 +23,35 @@ const ARRIVALS: Duration = Duration::from_millis(300);
 /// The same when a successor has taken over, where nobody waits: time for a handshake on a slow
 /// link.
 const ARRIVALS_AFTER_HANDOVER: Duration = Duration::from_secs(10);
+
+/// How long the phases of a drain may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How long after SIGTERM new connections are still taken, with /readyz failing.
+    pub shutdown_delay: Duration,
+    /// How long running drips may go on after that.
+    pub drain_timeout: Duration,
+    /// How long running drips may go on after a successor has taken over.
+    pub upgrade_drain_timeout: Duration,
+}
+
+impl Settings {
+    /// Bounds of `shutdown_delay`.
+    pub const SHUTDOWN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+    /// Bounds of both drain timeouts: zero to 30 days.
+    pub const DRAIN_TIMEOUTS: RangeInclusive<Duration> =
+        Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            shutdown_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(600),
+            upgrade_drain_timeout: Duration::from_secs(24 * 3600),
+        }
+    }
+}
 
 /// The state of one server, shared by whoever serves, drains or reports.
 #[derive(Clone)]

@@ -3,8 +3,13 @@
 //! This file must not know what runs on it.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use tokio::runtime::{Builder, Runtime};
+
+/// Bounds of the number of worker threads, 0 being one per core: more than any machine has cores is
+/// a mistake.
+pub(crate) const THREADS: RangeInclusive<usize> = 0..=1024;
 
 /// Builds a runtime with that many worker threads, 0 for one per core.
 ///

@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::drip::threads::DripThreads;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{self, Lifecycle};
 use crate::limits::connections::ConnectionLimiter;
 use crate::memory;
 use crate::profile::Profiles;
@@ -47,8 +47,8 @@ use tunnels::Tunnels;
 /// The profiles in force, for handshakes and requests.
 type Profiling = Arc<ArcSwap<Profiles>>;
 
-/// The process's settings in force.
-type Shared = Arc<ArcSwap<config::Server>>;
+/// The bounds of a drain that are in force.
+type Shared = Arc<ArcSwap<lifecycle::Settings>>;
 
 /// A server whose sockets are bound.
 pub struct Server {
@@ -151,13 +151,36 @@ impl Server {
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
     pub fn bind_or_inherit(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        // Without `..`, so that a new key does not compile until it is used here or named as used
+        // elsewhere.
+        let Config {
+            listen,
+            s3,
+            profiles,
+            spool: spool_settings,
+            uploads,
+            shaping,
+            upstream: upstream_settings,
+            forward_proxy,
+            limits,
+            admin,
+            health,
+            threads,
+            drain,
+            // The default profile.
+            drip: _,
+            // The daemon's and the command line's.
+            upgrade: _,
+            log: _,
+            warnings: _,
+        } = config;
         let mut socket = |role, addr, key: &str| match inherited.take(role, addr) {
             Some(socket) => Ok(socket),
             None => bind(addr, || key.to_owned()),
         };
-        let profiles: Profiling = Arc::new(ArcSwap::from_pointee(config.profiles.clone()));
+        let profiles: Profiling = Arc::new(ArcSwap::from_pointee(profiles.clone()));
         let mut devices = Vec::new();
-        for (at, device) in config.listen.iter().enumerate() {
+        for (at, device) in listen.iter().enumerate() {
             let key = format!("listen[{at}]");
             let socket = socket(Role::Device, device.addr, &format!("{key}.addr"))?;
             let tls = device.tls.as_ref().map(|tls| reloading(&key, device.addr, tls, &profiles));
@@ -173,22 +196,22 @@ impl Server {
             let bound = |addr| Ok(Report { addr, socket: socket(role, addr, key)? });
             addr.map(bound).transpose()
         };
-        let admin = report(Role::Admin, config.admin, "admin.addr")?;
-        let health = report(Role::Health, config.health, "health.addr")?;
+        let admin = report(Role::Admin, *admin, "admin.addr")?;
+        let health = report(Role::Health, *health, "health.addr")?;
         let state = ProcessState::new();
-        let shaper = config.shaping.as_ref();
+        let shaper = shaping.as_ref();
         let shaper = shaper.map(|tree| Shaper::new(tree, state.metrics.shape.clone())).transpose();
         let shaper = shaper.map_err(StartError::Classes)?;
-        let tunnels = Tunnels::bind(config, &shaper, &state, &mut socket)?;
+        let tunnels = Tunnels::bind(forward_proxy.as_ref(), &shaper, &state, &mut socket)?;
         let conf = pingora_conf();
-        let proxy = config.s3.as_ref().map(|s3| {
-            let upstream = upstream(s3, &config.upstream)?;
+        let proxy = s3.as_ref().map(|s3| {
+            let upstream = upstream(s3, upstream_settings)?;
             let endpoint = &upstream.endpoint;
             let resolver = Arc::new(Resolver::new(endpoint.host(), endpoint.port()));
             let client = Client::new(upstream.clone(), Arc::clone(&resolver), &conf);
-            let spool = spool(config.spool.as_ref(), client, &state.metrics);
+            let spool = spool(spool_settings.as_ref(), client, &state.metrics);
             let profiles = Arc::clone(&profiles);
-            let uploads = config.uploads.as_ref().map(|uploads| {
+            let uploads = uploads.as_ref().map(|uploads| {
                 let putter = Putter::new(upstream.clone(), Arc::clone(&resolver), &conf);
                 Uploads::new(putter, uploads.class.clone())
             });
@@ -204,10 +227,10 @@ impl Server {
             Ok(Arc::new(http_proxy(&conf, proxy)))
         });
         let proxy = proxy.transpose()?;
-        let drip_threads = DripThreads::start(config.server.threads);
+        let drip_threads = DripThreads::start(*threads);
         let drip_threads = Arc::new(drip_threads.map_err(|source| StartError::Threads { source })?);
-        let limiter = ConnectionLimiter::new(config.limits, state.metrics.limits.clone());
-        let settings: Shared = Arc::new(ArcSwap::from_pointee(config.server.clone()));
+        let limiter = ConnectionLimiter::new(*limits, state.metrics.limits.clone());
+        let settings: Shared = Arc::new(ArcSwap::from_pointee(*drain));
         let tls = devices.iter().filter_map(|one| Some((one.addr, Arc::clone(one.tls.as_ref()?))));
         let reloader = Reloader::new(
             config.clone(),
@@ -369,7 +392,7 @@ impl Server {
 
 /// Lets what runs come to its end, as long as it may. Returns how many drips are cut.
 async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &Shared) -> usize {
-    let config::Server { shutdown_delay, drain_timeout, upgrade_drain_timeout, .. } =
+    let lifecycle::Settings { shutdown_delay, drain_timeout, upgrade_drain_timeout } =
         **settings.load();
     if stop == Stop::Drain && !shutdown_delay.is_zero() {
         lifecycle.unready();

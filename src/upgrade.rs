@@ -31,13 +31,43 @@ mod wire;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub use ask::{AskError, Hand, ask};
 pub use handover::{OpenError, SocketServer, Successor};
 
 /// The version of the protocol; a process refuses a successor with another.
 const VERSION: u32 = 1;
+
+/// How a process is upgraded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a successor may take from its start to its first accept.
+    pub timeout: Duration,
+    /// Where a successor asks for the listening sockets; None if upgrades are switched off.
+    pub sock: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Bounds of `timeout`.
+    pub const TIMEOUT: RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(3600);
+    /// The longest `sock` in bytes: sun_path holds 108 (unix(7)), and a temporary name beside it is
+    /// up to 12 longer.
+    pub const MAX_SOCK: usize = 90;
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            sock: Some(PathBuf::from("/run/dripline/upgrade.sock")),
+        }
+    }
+}
 
 /// What a listening socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!("cannot raise the limit of open files: {e}");
     }
-    let runtime = match runtime::multi_threaded(config.server.threads) {
+    let runtime = match runtime::multi_threaded(config.threads) {
         Ok(runtime) => runtime,
         Err(e) => {
             error!("cannot start threads: {e}");

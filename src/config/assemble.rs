@@ -15,7 +15,7 @@ use super::reader::Reader;
 use super::reports::{admin, health};
 use super::s3::s3;
 use super::section::Section;
-use super::server::server;
+use super::server::{Server, server};
 use super::shaping::{ClassUses, shaping};
 use super::spool::spool;
 use super::uploads::uploads;
@@ -40,7 +40,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let upstream = upstream(root.section("upstream"));
     let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
-    let server = server(root.section("server"));
+    let Server { threads, drain, upgrade } = server(root.section("server"));
     uses.judge(root.reader, &shaping);
     root.finish(&[]);
     Some(Config {
@@ -57,7 +57,9 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
         admin,
         health,
         log,
-        server,
+        threads,
+        drain,
+        upgrade,
         warnings: Vec::new(),
     })
 }

@@ -1,7 +1,5 @@
 //! `drip`: how a response leaves, unless a profile says otherwise.
 
-use std::time::Duration;
-
 use http::HeaderName;
 
 use super::field::Field;
@@ -14,22 +12,21 @@ use crate::profile::TrustedHeader;
 use crate::tls::record::ChunkSize;
 use crate::units::ByteSize;
 
-/// The longest wait between two records. S3 drops a download whose reader is silent for minutes,
-/// so even this is beyond use; more is a slip of the unit.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(3600);
-
 /// Reads `drip`.
 pub(super) fn drip(
     mut section: Section<'_>,
     uses: &mut ClassUses,
 ) -> (Settings, Option<TrustedHeader>) {
-    let chunk_size = chunk_size(&mut section).unwrap_or_default();
-    let wait = section.time("wait", Duration::from_millis(500), Duration::ZERO..=MAX_WAIT);
-    let response_headers = response_headers(&mut section).unwrap_or_default();
-    let class = uses.take(&mut section, "class");
+    let default = Settings::default();
+    let drip = Settings {
+        chunk_size: chunk_size(&mut section).unwrap_or(default.chunk_size),
+        wait: section.time("wait", default.wait, &Settings::WAIT),
+        response_headers: response_headers(&mut section).unwrap_or(default.response_headers),
+        class: uses.take(&mut section, "class"),
+    };
     let trusted = section.take("trusted_header").and_then(trusted_header);
     section.finish(&[]);
-    (Settings { chunk_size, wait, response_headers, class }, trusted)
+    (drip, trusted)
 }
 
 /// Takes `chunk_size` out, in `drip` or in a profile.

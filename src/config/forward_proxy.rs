@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use super::claims::Claims;
 use super::field::{Field, shown};
-use super::limits::{MAX_CONNECTIONS, MAX_HEADER_BYTES, TIMEOUTS};
 use super::section::Section;
 use super::shaping::ClassUses;
 use crate::forward_proxy::allow::{Endpoint, Rules, Target};
@@ -17,14 +16,6 @@ use crate::forward_proxy::ranges::Prefixes;
 use crate::forward_proxy::{ClientClass, Limits, Settings};
 use crate::networks::Networks;
 use crate::s3::endpoint::BucketName;
-use crate::units::ByteSize;
-
-/// The shortest head: a CONNECT with a long host name and credentials.
-const MIN_HEADER_BYTES: u64 = 512;
-/// The bounds of a ClientHello; 64 KiB is four times what any client sends.
-const HELLO_BYTES: (u64, u64) = (512, 64 << 10);
-/// The most users; all are compared for every tunnel.
-const MAX_USERS: usize = 1000;
 
 /// Reads `forward_proxy`; None if it is switched off or wrong.
 pub(super) fn forward_proxy(
@@ -121,9 +112,9 @@ fn client_networks(field: Field<'_>, what: &str) -> Networks {
 fn users(field: Field<'_>) -> Vec<User> {
     let (reader, at) = (field.reader(), field.at.clone());
     let Some(items) = field.items() else { return Vec::new() };
-    if items.is_empty() || items.len() > MAX_USERS {
-        reader
-            .fail(&at, format!("must have 1 to {MAX_USERS} entries; remove the key to ask nobody"));
+    let most = Settings::MAX_USERS;
+    if items.is_empty() || items.len() > most {
+        reader.fail(&at, format!("must have 1 to {most} entries; remove the key to ask nobody"));
     }
     let mut users: Vec<User> = Vec::new();
     for item in items {
@@ -216,23 +207,15 @@ fn ip_ranges(field: Field<'_>) -> Option<PathBuf> {
 
 fn limits(section: &mut Section<'_>) -> Limits {
     let default = Limits::default();
-    let bytes = |bytes: usize| ByteSize::new(bytes as u64);
-    let sizes = |(least, most)| ByteSize::new(least)..=ByteSize::new(most);
-    let usize_of = |size: ByteSize| usize::try_from(size.bytes()).unwrap_or(MAX_HEADER_BYTES);
-    let times = || TIMEOUTS.0..=TIMEOUTS.1;
-    let heads = sizes((MIN_HEADER_BYTES, MAX_HEADER_BYTES as u64));
+    let times = Limits::TIMEOUTS;
     Limits {
-        connections: section.number("connections", default.connections, 1..=MAX_CONNECTIONS),
-        per_client: section.number("per_client", default.per_client, 0..=MAX_CONNECTIONS),
-        header_bytes: usize_of(section.size("header_bytes", bytes(default.header_bytes), heads)),
-        header_timeout: section.time("header_timeout", default.header_timeout, times()),
-        hello_bytes: usize_of(section.size(
-            "hello_bytes",
-            bytes(default.hello_bytes),
-            sizes(HELLO_BYTES),
-        )),
-        hello_timeout: section.time("hello_timeout", default.hello_timeout, times()),
-        connect_timeout: section.time("connect_timeout", default.connect_timeout, times()),
-        idle_timeout: section.time("idle_timeout", default.idle_timeout, times()),
+        connections: section.number("connections", default.connections, Limits::CONNECTIONS),
+        per_client: section.number("per_client", default.per_client, Limits::PER_CLIENT),
+        header_bytes: section.bytes("header_bytes", default.header_bytes, Limits::HEADER_BYTES),
+        header_timeout: section.time("header_timeout", default.header_timeout, &times),
+        hello_bytes: section.bytes("hello_bytes", default.hello_bytes, Limits::HELLO_BYTES),
+        hello_timeout: section.time("hello_timeout", default.hello_timeout, &times),
+        connect_timeout: section.time("connect_timeout", default.connect_timeout, &times),
+        idle_timeout: section.time("idle_timeout", default.idle_timeout, &times),
     }
 }

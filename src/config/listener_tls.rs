@@ -14,12 +14,7 @@ use super::field::Field;
 use super::reader::Reader;
 use super::section::Section;
 use crate::tls::identity::{Identity, IdentityError};
-
-/// Session tickets for each TLS 1.3 client where nothing says otherwise: a device resumes one
-/// connection at a time, and each ticket is one more record of some 250 bytes.
-const DEFAULT_TICKETS: u8 = 1;
-/// The most session tickets; OpenSSL's own default.
-const MAX_TICKETS: u8 = 2;
+use crate::tls::listener::Settings;
 
 /// The TLS of a listener.
 #[derive(Clone)]
@@ -49,13 +44,16 @@ pub(super) fn tls(
     let certificates = section.take("certificates");
     let pair = pair(&mut section);
     let tickets = section.take("tickets").and_then(|field| {
-        let tickets = field.scalar()?.parse().ok().filter(|tickets| *tickets <= MAX_TICKETS);
+        let tickets =
+            field.scalar()?.parse().ok().filter(|tickets| Settings::TICKETS.contains(tickets));
         if tickets.is_none() {
-            field.fail(format!("must be a number of session tickets, 0 to {MAX_TICKETS}"));
+            let (least, most) = Settings::TICKETS.into_inner();
+            field.fail(format!("must be a number of session tickets, {least} to {most}"));
         }
         tickets
     });
-    let mfl_prefers_tls12 = section.flag("max_fragment_length_prefers_tls12", true);
+    let mfl_prefers_tls12 =
+        section.flag("max_fragment_length_prefers_tls12", Settings::DEFAULT_MFL_PREFERS_TLS12);
     section.finish(&[]);
     let tls = match (certificates, pair) {
         (Some(field), Ok(None)) => several(field),
@@ -68,7 +66,7 @@ pub(super) fn tls(
         (None, _) => None,
     };
     tls.map(|tls| ListenerTls {
-        tickets: tickets.unwrap_or(DEFAULT_TICKETS),
+        tickets: tickets.unwrap_or(Settings::DEFAULT_TICKETS),
         mfl_prefers_tls12,
         ..tls
     })
@@ -132,8 +130,8 @@ impl ListenerTls {
             identities,
             files: Vec::new(),
             self_signed: false,
-            tickets: DEFAULT_TICKETS,
-            mfl_prefers_tls12: true,
+            tickets: Settings::DEFAULT_TICKETS,
+            mfl_prefers_tls12: Settings::DEFAULT_MFL_PREFERS_TLS12,
         }
     }
 }

@@ -8,6 +8,19 @@
 //! `section` and `field` read it); what it means is in one file a section, and `assemble` calls them
 //! all. Domains own their settings' types and import nothing from here. This room opens files but no
 //! socket, and reads no process-wide state.
+//!
+//! # A new key
+//!
+//! It takes four places:
+//!
+//! 1. The domain's `Settings`: a field that says its unit, a line in `Default`, its bounds as a constant.
+//! 2. The section's file here: one line that reads it. Without it the `Settings` do not compile.
+//! 3. conf/dripline.yaml: the key with its default, its unit and the reason. The tests compare it with
+//!    the first two.
+//! 4. CHANGELOG.md.
+//!
+//! A new section also takes a field of [`Config`] and a line in `assemble`. The server and its reload
+//! take every [`Config`] apart without `..`, so the compiler then asks what each does with it.
 
 mod assemble;
 mod claims;
@@ -44,7 +57,6 @@ pub use error::{ConfigError, ConfigErrors, Where};
 pub use listen::Listener;
 pub use listener_tls::ListenerTls;
 pub use s3::S3;
-pub use server::Server;
 pub use sources::Sources;
 pub use uploads::Uploads;
 pub use upstream::Upstream;
@@ -82,8 +94,12 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     /// How log lines are written.
     pub log: LogFormat,
-    /// The process.
-    pub server: Server,
+    /// Threads that serve requests, and as many again that bodies drip on; 0 is one per core.
+    pub threads: usize,
+    /// How long a drain may take.
+    pub drain: crate::lifecycle::Settings,
+    /// How the process is upgraded.
+    pub upgrade: crate::upgrade::Settings,
     /// What runs but should be known, one sentence each.
     pub warnings: Vec<String>,
 }

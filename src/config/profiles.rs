@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use http::HeaderName;
 
-use super::drip::{MAX_WAIT, chunk_size, response_headers};
+use super::drip::{chunk_size, response_headers};
 use super::field::Field;
 use super::listen::Listener;
 use super::section::Section;
@@ -83,7 +82,7 @@ fn profile(
     };
     let drip = drip::Settings {
         chunk_size: chunk_size(&mut section).unwrap_or(default.chunk_size),
-        wait: section.time("wait", default.wait, Duration::ZERO..=MAX_WAIT),
+        wait: section.time("wait", default.wait, &drip::Settings::WAIT),
         response_headers: response_headers(&mut section)
             .unwrap_or_else(|| default.response_headers.clone()),
         class: uses.take_or_off(&mut section, "class").unwrap_or_else(|| default.class.clone()),
@@ -153,7 +152,9 @@ fn bounds(mut section: Section<'_>, drip: &drip::Settings) -> Bounds {
         pair(field, convert)
     });
     let wait = section.take("wait").and_then(|field| {
-        pair(field, |field| Some(field.parse::<Wait>()?.duration().min(MAX_WAIT)))
+        pair(field, |field| {
+            Some(field.parse::<Wait>()?.duration().min(*drip::Settings::WAIT.end()))
+        })
     });
     section.finish(&[]);
     Bounds {

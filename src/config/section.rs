@@ -112,19 +112,33 @@ impl<'r> Section<'r> {
         &mut self,
         key: &'static str,
         default: Duration,
-        range: RangeInclusive<Duration>,
+        range: &RangeInclusive<Duration>,
     ) -> Duration {
         let range = Wait::new(*range.start())..=Wait::new(*range.end());
         self.ranged(key, Wait::new(default), range).duration()
     }
 
-    /// Takes `key` out as a whole number within `range`.
-    pub(super) fn number(
+    /// Takes `key` out as a size of `range` bytes, all of it in memory.
+    pub(super) fn bytes(
         &mut self,
         key: &'static str,
         default: usize,
         range: RangeInclusive<usize>,
     ) -> usize {
+        let size = |bytes: usize| ByteSize::new(bytes as u64);
+        let sizes = size(*range.start())..=size(*range.end());
+        let size = self.ranged(key, size(default), sizes);
+        // Within the range, so it fits.
+        usize::try_from(size.bytes()).unwrap_or(default)
+    }
+
+    /// Takes `key` out as a whole number within `range`.
+    pub(super) fn number<T: FromStr + PartialOrd + Display>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
         let Some(field) = self.take(key) else { return default };
         let Some(text) = field.scalar() else { return default };
         let number = text.parse().ok().filter(|number| range.contains(number));

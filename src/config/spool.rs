@@ -33,7 +33,7 @@ pub(super) fn spool(mut section: Section<'_>) -> Option<Settings> {
     let max_object = section.size("max_object", bytes(512 << 20), bytes(1)..=bytes(MAX_SPOOL));
     let max_objects = section.number("max_objects", 4096, 1..=MAX_OBJECTS);
     let max_fills = section.number("max_fills", 16, 1..=MAX_FILLS);
-    let trust = section.time("trust", Duration::ZERO, Duration::ZERO..=MAX_TRUST);
+    let trust = section.time("trust", Duration::ZERO, &(Duration::ZERO..=MAX_TRUST));
     section.finish(&[]);
     (max_bytes.bytes() > 0).then(|| Settings {
         dir: dir.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL)),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::limits::TIMEOUTS;
 use super::section::Section;
 use crate::units::ByteSize;
 
@@ -34,12 +33,12 @@ impl Default for Upstream {
 /// Reads `upstream`.
 pub(super) fn upstream(mut section: Section<'_>) -> Upstream {
     let default = Upstream::default();
-    let range = TIMEOUTS.0..=TIMEOUTS.1;
+    let range = crate::limits::Settings::TIMEOUTS;
     let buffers = ByteSize::new(4 << 10)..=ByteSize::new(16 << 20);
     let upstream = Upstream {
-        connect_timeout: section.time("connect_timeout", default.connect_timeout, range.clone()),
-        response_timeout: section.time("response_timeout", default.response_timeout, range.clone()),
-        idle_timeout: section.time("idle_timeout", default.idle_timeout, range),
+        connect_timeout: section.time("connect_timeout", default.connect_timeout, &range),
+        response_timeout: section.time("response_timeout", default.response_timeout, &range),
+        idle_timeout: section.time("idle_timeout", default.idle_timeout, &range),
         recv_buffer: section.size("recv_buffer", default.recv_buffer, buffers),
     };
     section.finish(&[]);

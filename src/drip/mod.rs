@@ -14,6 +14,7 @@ pub mod source;
 pub mod stream;
 pub mod threads;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,23 @@ pub struct Settings {
     pub response_headers: Vec<HeaderPattern>,
     /// The class whose permission each record needs; None: the schedule alone decides.
     pub class: Option<Arc<str>>,
+}
+
+impl Settings {
+    /// Bounds of `wait`: S3 drops a download whose reader is silent for minutes, so that even an hour
+    /// is beyond use; more is a slip of the unit.
+    pub const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            chunk_size: ChunkSize::default(),
+            wait: Duration::from_millis(500),
+            response_headers: Vec::new(),
+            class: None,
+        }
+    }
 }
 
 /// The pace of one response.
@@ -64,12 +82,7 @@ mod tests {
 
     #[test]
     fn a_client_with_less_room_gets_less_or_more_records_at_a_time() {
-        let settings = Settings {
-            chunk_size: ChunkSize::default(),
-            wait: Duration::from_millis(500),
-            response_headers: Vec::new(),
-            class: None,
-        };
+        let settings = Settings::default();
         let pace = |limit, fill| {
             let pace = Pace::new(&settings, limit, fill);
             (pace.chunk, pace.record)

@@ -23,6 +23,7 @@ mod relay;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,18 +82,18 @@ pub struct ClientClass {
     pub class: Arc<str>,
 }
 
-/// What tunnels may take. Times are 1 ms to 24 h.
+/// What tunnels may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time, 1 to 1,048,576; a tunnel takes two file descriptors.
+    /// Connections at a time; a tunnel takes two file descriptors.
     pub connections: usize,
     /// Connections at a time of one client, an IPv4 address or an IPv6 /64; 0 for no such limit.
     pub per_client: usize,
-    /// Bytes of the request's head, 256 B to 256 KiB.
+    /// Bytes of the request's head.
     pub header_bytes: usize,
     /// For the whole head, from the connection's first moment.
     pub header_timeout: Duration,
-    /// Bytes of the ClientHello, 512 B to 64 KiB.
+    /// Bytes of the ClientHello.
     pub hello_bytes: usize,
     /// For the whole ClientHello, from the 200.
     pub hello_timeout: Duration,
@@ -100,6 +101,20 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// How long a tunnel may be without a byte either way.
     pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// Bounds of `connections`: Linux gives one process no more file descriptors by default.
+    pub const CONNECTIONS: RangeInclusive<usize> = 1..=1 << 20;
+    /// Bounds of `per_client`; 0 is no limit.
+    pub const PER_CLIENT: RangeInclusive<usize> = 0..=1 << 20;
+    /// Bounds of `header_bytes`: at least a CONNECT with a long host name and credentials.
+    pub const HEADER_BYTES: RangeInclusive<usize> = 512..=256 << 10;
+    /// Bounds of `hello_bytes`; 64 KiB is four times what any client sends.
+    pub const HELLO_BYTES: RangeInclusive<usize> = 512..=64 << 10;
+    /// Bounds of every timeout. Zero would fail every tunnel.
+    pub const TIMEOUTS: RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 }
 
 impl Default for Limits {
@@ -319,6 +334,9 @@ impl ForwardProxy {
 }
 
 impl Settings {
+    /// The most users; all are compared for every tunnel.
+    pub const MAX_USERS: usize = 1000;
+
     /// The class of what this client sends.
     fn class_of(&self, client: IpAddr) -> Option<&Arc<str>> {
         let own = |class: &&ClientClass| class.clients.contains(client);

@@ -8,29 +8,44 @@
 
 pub mod connections;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The bounds. Each default is for a small machine with many devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Client connections at a time, 1 to 1,048,576. Each takes a file descriptor and some 35 KB.
+    /// Client connections at a time. Each takes a file descriptor and some 35 KB.
     pub connections: usize,
     /// Connections at a time of one client: an IPv4 address, or an IPv6 /64; 0 for no such limit.
     pub per_client: usize,
-    /// Bytes of a request's head, 1 KiB to 256 KiB.
+    /// Bytes of a request's head.
     pub header_bytes: usize,
-    /// For a whole request head, and for the first byte on a new connection; 1 ms to 24 h.
+    /// For a whole request head, and for the first byte on a new connection.
     pub header_timeout: Duration,
-    /// For the TLS handshake; 1 ms to 24 h.
+    /// For the TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a client may leave untaken what was sent to it; 1 ms to 24 h.
+    /// How long a client may leave untaken what was sent to it.
     pub send_timeout: Duration,
-    /// How long a client may send nothing of a body that it owes; 1 ms to 24 h.
+    /// How long a client may send nothing of a body that it owes.
     pub receive_timeout: Duration,
-    /// Requests on one connection, 1 to 2^32 - 1.
+    /// Requests on one connection.
     pub requests_per_connection: u32,
-    /// How long a connection may be without a request after the first; 1 ms to 24 h.
+    /// How long a connection may be without a request after the first.
     pub idle_timeout: Duration,
+}
+
+impl Settings {
+    /// Bounds of `connections`: Linux gives one process no more file descriptors by default.
+    pub const CONNECTIONS: RangeInclusive<usize> = 1..=1 << 20;
+    /// Bounds of `per_client`; 0 is no limit.
+    pub const PER_CLIENT: RangeInclusive<usize> = 0..=1 << 20;
+    /// Bounds of `header_bytes`: far beyond S3's own limit of 8 KB, far below what Pingora takes.
+    pub const HEADER_BYTES: RangeInclusive<usize> = 1 << 10..=256 << 10;
+    /// Bounds of `requests_per_connection`.
+    pub const REQUESTS_PER_CONNECTION: RangeInclusive<u32> = 1..=u32::MAX;
+    /// Bounds of every timeout. Zero would fail every request.
+    pub const TIMEOUTS: RangeInclusive<Duration> =
+        Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 }
 
 impl Default for Settings {

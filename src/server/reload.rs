@@ -11,10 +11,12 @@ use log::warn;
 
 use super::{Profiling, Shared};
 use crate::config::{Config, Listener};
-use crate::forward_proxy::ForwardProxy;
+use crate::forward_proxy::{self, ForwardProxy};
 use crate::limits::connections::ConnectionLimiter;
+use crate::proxy_protocol::Trusted;
 use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
+use crate::upgrade;
 
 /// Puts new configurations in place.
 pub struct Reloader {
@@ -45,7 +47,7 @@ impl Reloader {
     /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
     /// an upgrade.
     pub fn apply(&self, config: Config) -> Vec<&'static str> {
-        self.settings.store(Arc::new(config.server.clone()));
+        self.settings.store(Arc::new(config.drain));
         self.limiter.set(config.limits);
         let reshaped = match (&self.shaper, &config.shaping) {
             (Some(shaper), Some(tree)) => shaper.reload(tree),
@@ -73,38 +75,67 @@ impl Reloader {
                 warn!("{addr}: the old certificates stay: {e}");
             }
         }
-        let mut upgrade = needs_upgrade(&self.running, &config);
+        let mut keys = needs_upgrade(&self.running, &config);
         if let Err(e) = reshaped {
             warn!("shaping: the old classes stay: {e}");
-            upgrade.push("shaping.classes");
+            keys.push("shaping.classes");
         }
         if !profiles_fit {
             warn!("the old profiles stay: the running tree lacks a class that the new ones name");
-            upgrade.push("profiles");
+            keys.push("profiles");
         }
-        upgrade
+        keys
     }
 }
 
 /// The keys that differ and cannot change in a running process.
+///
+/// Without `..`, so that a new key does not compile until it is compared here or named as one that
+/// changes in place.
 fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
-    let listen = |config: &Config| -> Vec<_> {
-        let one = |l: &Listener| (l.addr, l.tls.is_some(), l.proxy_protocol.clone());
-        config.listen.iter().map(one).collect()
-    };
-    let tunnels = |config: &Config| config.forward_proxy.as_ref().map(|proxy| proxy.addr);
+    let Config {
+        listen,
+        s3,
+        spool,
+        uploads,
+        upstream,
+        forward_proxy,
+        admin,
+        health,
+        log,
+        threads,
+        upgrade: upgrade::Settings { sock, timeout: _ },
+        // Put in place by `apply`; `drip` is the default profile.
+        drip: _,
+        profiles: _,
+        shaping: _,
+        limits: _,
+        drain: _,
+        // No setting.
+        warnings: _,
+    } = new;
+    let tunnels = |settings: &Option<forward_proxy::Settings>| settings.as_ref().map(|s| s.addr);
     let differs = [
-        ("listen", listen(running) != listen(new)),
-        ("s3", running.s3 != new.s3),
-        ("forward_proxy.addr", tunnels(running) != tunnels(new)),
-        ("spool", running.spool != new.spool),
-        ("uploads", running.uploads != new.uploads),
-        ("upstream", running.upstream != new.upstream),
-        ("admin", running.admin != new.admin),
-        ("health", running.health != new.health),
-        ("log", running.log != new.log),
-        ("server.threads", running.server.threads != new.server.threads),
-        ("server.upgrade_sock", running.server.upgrade_sock != new.server.upgrade_sock),
+        ("listen", sockets(&running.listen) != sockets(listen)),
+        ("s3", running.s3 != *s3),
+        ("forward_proxy.addr", tunnels(&running.forward_proxy) != tunnels(forward_proxy)),
+        ("spool", running.spool != *spool),
+        ("uploads", running.uploads != *uploads),
+        ("upstream", running.upstream != *upstream),
+        ("admin", running.admin != *admin),
+        ("health", running.health != *health),
+        ("log", running.log != *log),
+        ("server.threads", running.threads != *threads),
+        ("server.upgrade_sock", running.upgrade.sock != *sock),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// What of the listeners cannot change in place: all but the contents of their TLS.
+fn sockets(listen: &[Listener]) -> Vec<(SocketAddr, bool, &Option<Trusted>)> {
+    fn one(listener: &Listener) -> (SocketAddr, bool, &Option<Trusted>) {
+        let Listener { addr, tls, proxy_protocol } = listener;
+        (*addr, tls.is_some(), proxy_protocol)
+    }
+    listen.iter().map(one).collect()
 }

@@ -10,8 +10,7 @@ use tokio::task::JoinSet;
 
 use super::accept::{Serve, accept};
 use super::{Report, StartError};
-use crate::config::Config;
-use crate::forward_proxy::ForwardProxy;
+use crate::forward_proxy::{self, ForwardProxy};
 use crate::lifecycle::Lifecycle;
 use crate::proxy::ProcessState;
 use crate::shape::Shaper;
@@ -26,12 +25,12 @@ pub(super) struct Tunnels {
 impl Tunnels {
     /// Binds it with `socket`, if there is to be one.
     pub(super) fn bind(
-        config: &Config,
+        settings: Option<&forward_proxy::Settings>,
         shaper: &Option<Arc<Shaper>>,
         state: &ProcessState,
         socket: &mut impl FnMut(Role, SocketAddr, &str) -> Result<TcpListener, StartError>,
     ) -> Result<Option<Self>, StartError> {
-        let Some(settings) = config.forward_proxy.clone() else { return Ok(None) };
+        let Some(settings) = settings.cloned() else { return Ok(None) };
         let addr = settings.addr;
         let socket = socket(Role::ForwardProxy, addr, "forward_proxy.addr")?;
         let proxy =

@@ -9,6 +9,7 @@
 //! This file must not know of pacing or HTTP.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
@@ -60,6 +61,16 @@ pub struct Settings {
     /// Give TLS 1.2 to a client that offers max_fragment_length and can speak it: mbedTLS 3.6 fails
     /// on the answer in TLS 1.3, which OpenSSL cannot be kept from sending.
     pub mfl_prefers_tls12: bool,
+}
+
+impl Settings {
+    /// Bounds of `tickets`: 2 is OpenSSL's own default.
+    pub const TICKETS: RangeInclusive<u8> = 0..=2;
+    /// Tickets unless something else is said: a device resumes one connection at a time, and each
+    /// ticket is one more record of some 250 bytes.
+    pub const DEFAULT_TICKETS: u8 = 1;
+    /// `mfl_prefers_tls12` unless something else is said.
+    pub const DEFAULT_MFL_PREFERS_TLS12: bool = true;
 }
 
 /// What a connection asked for and was given; kept with it.

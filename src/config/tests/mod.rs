@@ -24,6 +24,7 @@ use super::*;
 use crate::shape;
 use crate::tls::identity::Identity;
 use crate::units::ByteSize;
+use crate::{lifecycle, upgrade};
 
 /// A directory of files, and the environment beside it.
 struct World {
@@ -121,7 +122,8 @@ fn the_classic_names_alone_run_with_the_defaults() {
     assert_eq!(config.admin, Some("127.0.0.1:9100".parse().unwrap()));
     assert_eq!(config.health, None);
     assert_eq!(config.log, LogFormat::Text);
-    assert_eq!(config.server, Server::default());
+    assert_eq!((config.threads, config.drain), (0, lifecycle::Settings::default()));
+    assert_eq!(config.upgrade, upgrade::Settings::default());
     assert_eq!(config.warnings, [SELF_SIGNED, PLAIN]);
 }
 
@@ -160,10 +162,10 @@ fn every_key_reaches_the_configuration() {
     assert_eq!(config.admin, Some("[::1]:9100".parse().unwrap()));
     assert_eq!(config.health, Some("0.0.0.0:9101".parse().unwrap()));
     assert_eq!(config.log, LogFormat::Json);
-    assert_eq!(
-        config.server,
-        Server { threads: 3, drain_timeout: Duration::from_secs(5400), ..Server::default() }
-    );
+    assert_eq!(config.threads, 3);
+    let drain_timeout = Duration::from_secs(5400);
+    assert_eq!(config.drain, lifecycle::Settings { drain_timeout, ..Default::default() });
+    assert_eq!(config.upgrade, upgrade::Settings::default());
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 

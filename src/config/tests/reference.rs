@@ -48,7 +48,10 @@ fn the_reference_file_shows_every_key_and_its_default() {
     };
     assert_eq!(addresses(&reference), addresses(&default));
     assert_eq!(format!("{:?}", reference.drip), format!("{:?}", default.drip));
-    assert_eq!((reference.upstream, reference.server), (default.upstream, default.server));
+    assert_eq!(
+        (reference.upstream, reference.threads, reference.drain, reference.upgrade),
+        (default.upstream, default.threads, default.drain, default.upgrade)
+    );
     assert_eq!(
         (reference.admin, reference.health, reference.log),
         (default.admin, default.health, default.log)
