@@ -1,30 +1,22 @@
 //! One connection: TCP, TLS as the offer says, one GET, and as much of the answer as the bounds
-//! allow. The only file of the probe that touches the network.
+//! allow. The only file of the probe that touches the network and reads a clock.
 //!
-//! Every wait ends at a deadline, and the server's certificate is verified before a byte of HTTP
-//! is sent. Sockets block: connections come one after the other, so that none disturbs the pace of
-//! another.
+//! Invariants: every wait ends at a deadline, and the server's certificate is verified before a byte of
+//! HTTP is sent. Sockets block: connections are made one after the other, so that none disturbs the
+//! pace of another.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use openssl::error::ErrorStack;
-use openssl::pkey::{Id, PKeyRef, Public};
-use openssl::ssl::{
-    self, ErrorCode, ExtensionContext, HandshakeError, Ssl, SslAlert, SslContext,
-    SslContextBuilder, SslMethod, SslRef, SslStream, SslVerifyMode, SslVersion,
-};
-use openssl::x509::verify::X509VerifyFlags;
+use openssl::ssl::{self, ErrorCode, HandshakeError, SslAlert, SslStream};
 use openssl::x509::{X509, X509VerifyResult};
-use url::Host;
 
-use super::offer::{Limit, Offer, Version};
-use super::seen::{Chain, Connection, End, Handshake, Head, Response, Seen};
+use super::offer::Offer;
+use super::seen::{Connection, End, Handshake, Head, Response, Seen};
 use super::tap::Tap;
 use super::target::Target;
-use super::{Bounds, ProbeError};
+use super::{Bounds, ProbeError, client};
 
 /// How long a TCP connection, a TLS handshake and the first byte of an answer may take each. A
 /// device on a slow link is more patient; a person at a terminal is not.
@@ -38,17 +30,6 @@ const HEAD_LIMIT: usize = 64 * 1024;
 
 /// One read takes the largest record there is (RFC 8446 §5.1).
 const LARGEST_RECORD: usize = 16 * 1024;
-
-/// Key exchange groups of small devices. ML-KEM, which OpenSSL would add, they do not have.
-const GROUPS: &str = "X25519:P-256:P-384";
-
-/// TLS 1.3 suites: the one that every device has first.
-const SUITES_TLS13: &str =
-    "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
-
-/// TLS 1.2 suites: what devices offer first, then whatever else a server may need.
-const SUITES: &str =
-    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:HIGH:!aNULL:!PSK:!SRP";
 
 /// Whom to ask, and whom to trust.
 pub(super) struct Dialer<'a> {
@@ -76,9 +57,9 @@ impl Dialer<'_> {
             Ok(tcp) => tcp,
             Err(e) => return failed(format!("cannot connect: {}", in_words(&e))),
         };
-        let mut ssl = self.ssl(offer)?;
+        let mut ssl = client::ssl(self.target, self.authorities, offer)?;
         let tap = Tap::attach(&mut ssl, offer.version)?;
-        let stream = Timed { tcp, deadline: Instant::now() + PATIENCE };
+        let stream = Timed { tcp, deadline: now() + PATIENCE };
         let mut stream = match ssl.connect(stream) {
             Ok(stream) => stream,
             Err(HandshakeError::SetupFailure(e)) => return Err(e.into()),
@@ -93,54 +74,13 @@ impl Dialer<'_> {
         };
         let cipher = stream.ssl().current_cipher();
         let cipher = cipher.map_or("", |cipher| cipher.standard_name().unwrap_or(cipher.name()));
-        let chain = chain(stream.ssl());
+        let chain = client::chain(stream.ssl());
         let response = self
             .exchange(&mut stream, &tap, bounds)
             .map(|(head, end)| Response::of(&tap.log(), offer.version, cipher, head, end));
         // Only now, because tickets come after the handshake.
         let handshake = Handshake::of(&tap.log(), offer, cipher, chain);
         Ok(Connection { offer, outcome: Ok(Seen { handshake, response }) })
-    }
-
-    fn ssl(&self, offer: Offer) -> Result<Ssl, ErrorStack> {
-        let mut context = SslContext::builder(SslMethod::tls_client())?;
-        let version = match offer.version {
-            Version::Tls12 => SslVersion::TLS1_2,
-            Version::Tls13 => SslVersion::TLS1_3,
-        };
-        context.set_min_proto_version(Some(version))?;
-        context.set_max_proto_version(Some(version))?;
-        context.set_cipher_list(SUITES)?;
-        context.set_ciphersuites(SUITES_TLS13)?;
-        context.set_groups_list(GROUPS)?;
-        context.set_verify(SslVerifyMode::PEER);
-        // A vendored OpenSSL does not know where the system keeps its certificates.
-        let system = openssl_probe::probe();
-        trust(&mut context, system.cert_file, system.cert_dir);
-        for authority in self.authorities {
-            context.cert_store_mut().add_cert(authority.clone())?;
-        }
-        if !self.authorities.is_empty() {
-            // What the user names is trusted as it is, be it the server's own certificate.
-            context.verify_param_mut().set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
-        }
-        if let Some(Limit::RecordSizeLimit(value)) = offer.limit {
-            offer_record_size_limit(&mut context, value)?;
-        }
-
-        let mut ssl = Ssl::new(&context.build())?;
-        if let Some(Limit::MaxFragmentLength(length)) = offer.limit {
-            offer_max_fragment_length(&mut ssl, length)?;
-        }
-        match self.target.host() {
-            Host::Domain(name) => {
-                ssl.set_hostname(name)?;
-                ssl.param_mut().set_host(name)?;
-            }
-            Host::Ipv4(ip) => ssl.param_mut().set_ip((*ip).into())?,
-            Host::Ipv6(ip) => ssl.param_mut().set_ip((*ip).into())?,
-        }
-        Ok(ssl)
     }
 
     /// Sends the request and reads the answer.
@@ -150,7 +90,7 @@ impl Dialer<'_> {
         tap: &Tap,
         bounds: Bounds,
     ) -> Result<(Head, End), String> {
-        stream.get_mut().deadline = Instant::now() + PATIENCE;
+        stream.get_mut().deadline = now() + PATIENCE;
         stream.write_all(self.target.head().as_bytes()).map_err(|e| in_words(&e))?;
         let mut received = Vec::new();
         let head = loop {
@@ -167,7 +107,7 @@ impl Dialer<'_> {
                 Got::Broken(reason) => return Err(reason),
             }
         };
-        stream.get_mut().deadline = Instant::now() + bounds.time;
+        stream.get_mut().deadline = now() + bounds.time;
         let end = loop {
             if head.ends(&received) {
                 break End::Complete { close_notify: close_notify(stream, tap) };
@@ -194,77 +134,16 @@ impl Dialer<'_> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a probe's waits end at deadlines of its own")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Connects.
 pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
-}
-
-/// Adds the system's certificates; one place that cannot be read is no reason to stop, since
-/// another, or an authority of the user's, may do.
-fn trust(context: &mut SslContextBuilder, file: Option<PathBuf>, dirs: Vec<PathBuf>) {
-    if let Some(file) = file {
-        let _ = context.load_verify_locations(Some(&file), None);
-    }
-    for dir in dirs {
-        let _ = context.load_verify_locations(None, Some(&dir));
-    }
-}
-
-/// RFC 8449: no OpenSSL has it, so it goes out as a custom extension.
-fn offer_record_size_limit(context: &mut SslContextBuilder, value: u16) -> Result<(), ErrorStack> {
-    context.add_custom_ext(
-        Limit::RecordSizeLimit(value).extension(),
-        ExtensionContext::CLIENT_HELLO
-            | ExtensionContext::TLS1_2_SERVER_HELLO
-            | ExtensionContext::TLS1_3_ENCRYPTED_EXTENSIONS,
-        move |_, _, _| Ok(Some(value.to_be_bytes())),
-        // The answer is read off the message.
-        |_, _, _, _| Ok(()),
-    )
-}
-
-unsafe extern "C" {
-    // In libssl since 1.1.1 (SSL_set_tlsext_max_fragment_length(3)); not in openssl-sys.
-    fn SSL_set_tlsext_max_fragment_length(ssl: *mut openssl_sys::SSL, mode: u8) -> libc::c_int;
-}
-
-fn offer_max_fragment_length(ssl: &mut Ssl, length: u16) -> Result<(), ErrorStack> {
-    use foreign_types_shared::ForeignType;
-    // 512 is 1, 1024 is 2, 2048 is 3, 4096 is 4 (RFC 6066 §4).
-    let code = u8::try_from((length / 512).ilog2() + 1).unwrap_or(0);
-    // SAFETY: `ssl` is alive, and the call stores a byte in it.
-    match unsafe { SSL_set_tlsext_max_fragment_length(ssl.as_ptr(), code) } {
-        1 => Ok(()),
-        _ => Err(ErrorStack::get()),
-    }
-}
-
-fn chain(ssl: &SslRef) -> Chain {
-    let certificates = ssl.peer_cert_chain();
-    let sizes: Vec<usize> = certificates
-        .into_iter()
-        .flatten()
-        .map(|certificate| certificate.to_der().map_or(0, |der| der.len()))
-        .collect();
-    let key = ssl.peer_certificate().and_then(|leaf| leaf.public_key().ok());
-    Chain {
-        certificates: sizes.len(),
-        bytes: sizes.iter().sum(),
-        key: key.map_or_else(|| "unknown".into(), |key| key_name(&key)),
-    }
-}
-
-fn key_name(key: &PKeyRef<Public>) -> String {
-    match key.id() {
-        Id::RSA => format!("RSA {}", key.bits()),
-        Id::RSA_PSS => format!("RSA-PSS {}", key.bits()),
-        Id::EC => format!("EC P-{}", key.bits()),
-        Id::ED25519 => "Ed25519".into(),
-        Id::ED448 => "Ed448".into(),
-        _ => format!("{} bits", key.bits()),
-    }
 }
 
 /// What one read brought.
@@ -283,7 +162,7 @@ fn read(stream: &mut SslStream<Timed>, tap: &Tap, into: &mut Vec<u8>) -> Got {
     let mut buffer = [0; LARGEST_RECORD];
     let error = match stream.ssl_read(&mut buffer) {
         Ok(bytes) => {
-            tap.read(bytes, Instant::now());
+            tap.read(bytes, now());
             into.extend_from_slice(&buffer[..bytes]);
             return Got::Data;
         }
@@ -299,7 +178,7 @@ fn read(stream: &mut SslStream<Timed>, tap: &Tap, into: &mut Vec<u8>) -> Got {
 
 /// Waits a little for the server to say that it is done.
 fn close_notify(stream: &mut SslStream<Timed>, tap: &Tap) -> Option<bool> {
-    stream.get_mut().deadline = Instant::now() + TO_CLOSE;
+    stream.get_mut().deadline = now() + TO_CLOSE;
     let mut surplus = Vec::new();
     match read(stream, tap, &mut surplus) {
         Got::CloseNotify => Some(true),
@@ -318,7 +197,7 @@ struct Timed {
 
 impl Timed {
     fn left(&self) -> io::Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }

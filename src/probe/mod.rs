@@ -9,6 +9,7 @@
 //! one handshake message (mbedTLS's `MBEDTLS_SSL_IN_CONTENT_LEN`). A body is read up to a bound
 //! only; larger records behind it would go unseen.
 
+mod client;
 mod connection;
 mod hello;
 mod http;

@@ -215,16 +215,18 @@ fn limit(ssl: &mut SslRef, negotiated: Negotiated) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-/// Caps the records of a response, its head's as well, at `bytes` or what the client's own wishes
-/// allow of them, and returns that. A request's profile may have other records than the handshake
-/// was given.
+/// Caps the records of a response, its head's included, at `bytes` or at the client's own limit if that
+/// is smaller, and returns the cap. A request's profile may allow other records than the handshake's.
+///
+/// Only the task that serves the connection may call it, hence the crate's visibility: Pingora lends
+/// the connection out by shared reference, so the type cannot say that nobody else uses it.
 ///
 /// # Errors
 ///
 /// If OpenSSL refuses, which it does not for a size that a record can have.
-pub fn allow(ssl: &SslRef, bytes: usize) -> Result<usize, ErrorStack> {
+pub(crate) fn allow(ssl: &SslRef, bytes: usize) -> Result<usize, ErrorStack> {
     let limit = negotiated(ssl).map_or(bytes, |known| known.offer.limit(bytes));
-    gaps::set_fragments(ssl, Fragments::within(limit))?;
+    gaps::set_fragments_shared(ssl, Fragments::within(limit))?;
     Ok(limit)
 }
 
