@@ -11,6 +11,8 @@
 //! form takes ten minutes; `--only` measures some of it. The tools come from Debian and from
 //! tests/clients/build.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 #[path = "../tests/clients/house.rs"]
 mod house;
 #[path = "../tests/clients/machines.rs"]

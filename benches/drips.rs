@@ -12,6 +12,8 @@
 //!
 //! The full form takes about four minutes; `cargo test --bench drips -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -11,6 +11,8 @@
 //!
 //! The full form takes two minutes; `cargo test --bench restarts -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 mod support;
 
 use std::path::PathBuf;

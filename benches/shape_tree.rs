@@ -7,6 +7,8 @@
 //! in a release build. Any run fails if the rate is exceeded by more than 1 %, or missed by more than
 //! 20 %: timers that come later than the burst of 10 ms cost rate. `cargo test --bench shape_tree -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;

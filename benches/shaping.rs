@@ -15,6 +15,8 @@
 //! A broken flow fails the run; figures fail it only with `--assert` or, within generous bounds, in the
 //! short form. The full form takes three minutes; `cargo test --bench shaping -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 mod support;
 
 #[path = "shaping/delay.rs"]

@@ -12,6 +12,8 @@
 //! The full form, with the limits' defaults, takes about two minutes;
 //! `cargo test --bench slow_clients -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 mod support;
 
 use std::net::SocketAddr;

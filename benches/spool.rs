@@ -13,6 +13,8 @@
 //!
 //! The full form takes an hour; `cargo test --bench spool -- --short` is a debug build's.
 
+#![allow(clippy::disallowed_methods, reason = "benchmarks measure time")]
+
 mod support;
 
 use std::net::SocketAddr;

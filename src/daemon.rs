@@ -224,6 +224,7 @@ impl Control {
         self.notify.ready(&self.lifecycle);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a successor that is started has a deadline")]
     async fn launch(&self) -> Option<(Launched, Instant)> {
         let launched = Launched::start().await;
         let launched = launched

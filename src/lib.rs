@@ -86,6 +86,8 @@
 //! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::report`,
 //!   `shape::settings`, `shape::counters`, `shape::tree`
 
+#![deny(unsafe_code)]
+
 pub mod admin;
 pub mod cli;
 pub mod config;

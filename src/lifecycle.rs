@@ -185,11 +185,13 @@ impl Lifecycle {
     }
 
     /// Lets a drain that has begun go on no longer than `timeout` from now.
+    #[expect(clippy::disallowed_methods, reason = "a drain has a deadline")]
     pub fn hurry(&self, timeout: Duration) {
         let end = Instant::now() + timeout;
         self.inner.deadline.send_modify(|old| *old = Some(old.map_or(end, |old| old.min(end))));
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a drain has a deadline")]
     async fn wind_down(&self, timeout: Duration, arrivals: Duration) -> usize {
         let inner = &self.inner;
         let patience = Instant::now() + arrivals.min(timeout);
@@ -283,6 +285,7 @@ impl Drop for Connection {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
 

@@ -88,6 +88,7 @@ fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     writeln!(out)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a log line has a time")]
 fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let mut object = serde_json::Map::new();
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();

@@ -34,6 +34,10 @@ fn is_time(peak: &mut usize, now: usize) -> bool {
     fallen
 }
 
+#[cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "malloc_trim(3), which the libc crate declares unsafe")
+)]
 fn trim() {
     // SAFETY: malloc_trim(3) has no preconditions and is thread-safe.
     #[cfg(target_env = "gnu")]

@@ -1,6 +1,8 @@
 //! Uploads and drips under classes: together they keep to a rate, and what is held back is held back
 //! for its class alone.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! The tools that people have, behind the forward proxy: each copies and syncs in and out under S3's real
 //! name, whole, and within the rate of the class.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 #[path = "clients/house.rs"]
 mod house;
 #[path = "clients/machines.rs"]

@@ -1,5 +1,7 @@
 //! Connections whose bodies drip on when Pingora has done with the request: spooled objects, paced.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -3,6 +3,8 @@
 //! dripline, with a relay between them that sees every record; the devices are also shown to fail at
 //! the records that other servers send.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 #[path = "devices/clients.rs"]

@@ -1,6 +1,8 @@
 //! Faults: what a client meets when S3 or the client itself misbehaves, and that nothing is left
 //! behind. Every request carries a marker in its query that no log line may show.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::net::TcpListener;

@@ -1,6 +1,8 @@
 //! The forward proxy with an S3 under its real name: a local one, with a certificate for that name from an
 //! authority of the test's own, where `resolve` leads to it. What passes, what is refused, and why.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 #[path = "support/process.rs"]

@@ -4,6 +4,8 @@
 //!
 //!     ulimit -n 65536; DRIPLINE_TUNNELS=10000 cargo test --release --test idle_tunnels -- --nocapture
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,7 @@
 //! Limits: each one's answer and its metric, and that a drip is touched by none of them.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,6 +1,8 @@
 //! Objects: what S3 has reaches the client byte for byte, and what the client signed reaches S3
 //! byte for byte. The S3 here verifies every signature.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,8 @@
 //! `dripline probe` against dripline and against nginx: what it says is what the one was told to
 //! do and what the other does by default.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The binary from outside: arguments, environment, exit codes, signals, log lines.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 #[path = "support/process.rs"]
 mod process;
 #[path = "process/rest.rs"]

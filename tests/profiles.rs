@@ -1,6 +1,8 @@
 //! Kinds of devices and what each gets: which profile a request falls under, which certificate a
 //! client is shown, and what becomes of a client that a record was too large for.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::net::IpAddr;

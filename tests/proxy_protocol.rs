@@ -1,6 +1,8 @@
 //! The PROXY protocol before TLS and before plain HTTP: whom dripline believes, and what it does
 //! with what it is told.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::net::{SocketAddr, TcpListener};

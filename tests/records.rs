@@ -1,5 +1,7 @@
 //! The wire: every record that a client gets, its size and its time, read off the socket.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The class tree of a running daemon: what operators see of it, and how they change it.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 #[path = "support/process.rs"]
 mod process;
 mod support;

@@ -2,6 +2,8 @@
 //! and from public write-ups. Each is either refused, with the connection, or framed in exactly one
 //! way; what S3 was asked tells which.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::Duration;

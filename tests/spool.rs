@@ -1,6 +1,8 @@
 //! The spool against an S3 that checks signatures and counts what it is asked: who gets what, how
 //! often S3 is read, and what becomes of readers when something breaks.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 #[path = "support/process.rs"]

@@ -1,5 +1,7 @@
 //! Upgrades, drains, reloads and sd_notify of real processes: no device is cut off or turned away.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 #[path = "support/process.rs"]
 mod process;
 mod support;

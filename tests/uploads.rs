@@ -1,6 +1,8 @@
 //! Uploads: what a client sends reaches S3 as it was signed, S3's answer reaches the client however
 //! early it comes, and nobody waits for somebody who is gone.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! that is about to end: systemd does not notice the end of a main process that is not its child.
 //! Its cgroup, its environment and its standard error are this process's.
 
+#![expect(unsafe_code, reason = "fork before exec, and what runs between the two")]
+
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;

@@ -25,6 +25,10 @@ pub struct Progress {
 impl Progress {
     /// Nothing sent yet; `all_bytes` and `all_records` count for the whole server.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the times of a response are told to whoever looks on"
+    )]
     pub fn new(all_bytes: IntCounter, all_records: IntCounter) -> Self {
         Self {
             bytes: AtomicU64::new(0),

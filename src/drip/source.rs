@@ -12,6 +12,8 @@
 //!
 //! This file must not know where a source has its bytes, or of HTTP.
 
+#![expect(unsafe_code, reason = "mmap of address space that is never touched")]
+
 use std::fmt;
 use std::future::Future;
 use std::io;

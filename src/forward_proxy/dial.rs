@@ -22,6 +22,7 @@ use crate::shape::SocketOptions;
 const MOST: usize = 8;
 
 /// Connects to what was agreed on. Whoever calls limits the time.
+#[expect(clippy::disallowed_methods, reason = "all attempts to connect share one deadline")]
 pub(super) async fn dial(
     settings: &Settings,
     ranges: &Ranges,

@@ -81,6 +81,7 @@ impl NoHead {
 /// # Errors
 ///
 /// If no head comes that may be served.
+#[expect(clippy::disallowed_methods, reason = "a head has a deadline")]
 pub async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
     early: BytesMut,
@@ -125,6 +126,7 @@ pub async fn read_head(
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;

@@ -45,6 +45,7 @@ impl Linger {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
     use std::future::poll_fn;

@@ -61,6 +61,7 @@ impl Refusal<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;

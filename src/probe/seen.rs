@@ -259,6 +259,7 @@ impl Response {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use std::time::Instant;
 

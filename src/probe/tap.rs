@@ -3,6 +3,11 @@
 //!
 //! The one place of the probe with `unsafe`. It keeps what it is told and judges nothing.
 
+#![expect(
+    unsafe_code,
+    reason = "OpenSSL's message callback, which the openssl crate has no safe wrapper for"
+)]
+
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;

@@ -311,6 +311,10 @@ impl Passing<'_> {
     }
 
     /// Waits for whatever comes first: an answer, leave to send, more of the body, or too long.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a client's silence is measured from the last piece"
+    )]
     async fn next(&mut self, session: &mut Session) -> Event {
         let pending = self.piece.len();
         let patience = match (self.complete || self.expects, pending) {

@@ -96,6 +96,7 @@ struct Valved {
 }
 
 impl AsyncRead for Valved {
+    #[expect(clippy::disallowed_methods, reason = "a connection attempt has a deadline")]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

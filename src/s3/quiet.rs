@@ -6,6 +6,8 @@
 //! beginning. So the kernel is asked. What comes later still cannot be told from an answer
 //! (RFC 9112 §9.3), by anybody.
 
+#![expect(unsafe_code, reason = "a descriptor that Pingora hands out as a number")]
+
 use std::os::fd::{BorrowedFd, RawFd};
 
 use rustix::io::Errno;

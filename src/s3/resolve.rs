@@ -55,6 +55,7 @@ impl Resolver {
     /// # Errors
     ///
     /// If the name does not resolve and never did.
+    #[expect(clippy::disallowed_methods, reason = "a lookup has an age")]
     pub async fn address(&self) -> io::Result<SocketAddr> {
         if let Some(address) = self.without_lookup() {
             return Ok(address);
@@ -121,6 +122,7 @@ fn no_address() -> io::Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
 

@@ -89,6 +89,10 @@ impl Shaper {
         Self::with_clock(settings, metrics, Box::new(Timestamp::now))
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the class tree is given the time, and this is where it comes from"
+    )]
     fn with_clock(
         settings: &Settings,
         metrics: ShapeMetrics,

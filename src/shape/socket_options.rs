@@ -1,5 +1,7 @@
 //! What the kernel is told of a class's connections.
 
+#![expect(unsafe_code, reason = "setsockopt for options that no crate names")]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 

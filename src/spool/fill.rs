@@ -159,6 +159,7 @@ impl Spool {
     }
 
     /// Reads the body into the file: S3 is read while the disk writes, up to a bound.
+    #[expect(clippy::disallowed_methods, reason = "an idle fill has a deadline")]
     async fn pour(&self, object: &Arc<Object>, answer: &mut Answer) -> Result<(), Stop> {
         let mut collected = Vec::new();
         let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;

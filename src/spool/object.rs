@@ -107,6 +107,7 @@ impl Object {
     }
 
     /// An object of which only the head is known and served.
+    #[expect(clippy::disallowed_methods, reason = "an object's age is told to the cache")]
     pub(super) fn head_only(
         name: ObjectName,
         etag: HeaderValue,
@@ -214,6 +215,7 @@ impl Object {
     }
 
     /// S3's head has come, and the file is there. Only the first call counts.
+    #[expect(clippy::disallowed_methods, reason = "an object's age is told to the cache")]
     pub(super) fn begin(&self, head: ResponseHeader, file: SpoolFile) {
         if self.content.set(Content { head, file: Some(file), since: SystemTime::now() }).is_ok() {
             self.state.send_replace(State::Filling(0));

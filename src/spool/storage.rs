@@ -75,6 +75,7 @@ pub struct Brought;
 
 #[async_trait]
 impl Storage for Brought {
+    #[expect(clippy::disallowed_methods, reason = "pingora-cache wants an expiry")]
     async fn lookup(
         &'static self,
         key: &CacheKey,

@@ -26,6 +26,7 @@ impl Trust {
 
     /// Remembers a request, whose signature ends at `expires`. A signed one of which that is not
     /// known is not remembered.
+    #[expect(clippy::disallowed_methods, reason = "an answer of S3 is trusted until a time")]
     pub fn add(&self, target: &[u8], expires: Option<SystemTime>) {
         let signed = target.windows(SIGNATURE.len()).any(|w| w.eq_ignore_ascii_case(SIGNATURE));
         let left = match expires {
@@ -46,6 +47,7 @@ impl Trust {
     }
 
     /// Whether that very request is to be trusted now.
+    #[expect(clippy::disallowed_methods, reason = "an answer of S3 is trusted until a time")]
     pub fn holds(&self, target: &[u8]) -> bool {
         if self.lasts.is_zero() {
             return false;
@@ -63,6 +65,7 @@ impl Trust {
 const SIGNATURE: &[u8] = b"signature=";
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
 

@@ -150,6 +150,7 @@ impl BodySource {
 impl Transfer {
     /// A transfer that begins now.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "a transfer has a begin")]
     pub fn new(client: Option<SocketAddr>, kind: Kind) -> Self {
         let status = AtomicU16::new(0);
         Self { client, user: None, class: None, total: None, began: Instant::now(), status, kind }

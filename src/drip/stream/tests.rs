@@ -1,5 +1,7 @@
 //! The stream over an in-memory pipe and a simulated clock.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure time")]
+
 mod promised;
 
 use super::waits::EPOCH;

@@ -17,6 +17,10 @@ use crate::drip::threads::clock;
 
 /// What the times of all connections are measured from, so that their records are due at equal instants
 /// and one wake-up serves them all. An hour before its first use, so that no time lies before it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the schedule is given the time, and this is where it comes from"
+)]
 pub(super) static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
     let now = Instant::now();
     now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)

@@ -57,6 +57,7 @@ pub fn wake_at(at: Instant, now: Instant, cx: &Context<'_>) -> bool {
 }
 
 /// Runs this thread's clock. Never returns.
+#[expect(clippy::disallowed_methods, reason = "this is the clock of a drip thread")]
 pub(super) async fn run() {
     CLOCK.set(Some(Clock::default()));
     let mut sleep = pin!(sleep_until(Instant::now()));
@@ -97,6 +98,7 @@ fn fire(now: Instant, cx: &Context<'_>) -> Option<Instant> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests measure time")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,7 @@
 //! The shell on tokio's paused clock: who waits is woken, in time, and nothing is lost.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure time")]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicI64;
 use std::task::{Context, Poll};

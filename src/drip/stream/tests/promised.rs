@@ -1,5 +1,7 @@
 //! Promised bodies, which a source has.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure time")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
