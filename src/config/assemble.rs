@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Config;
 use super::claims::Claims;
+use super::class_uses::ClassUses;
 use super::drip::drip;
 use super::env::Environment;
 use super::forward_proxy::forward_proxy;
@@ -16,7 +17,7 @@ use super::reports::{admin, health};
 use super::s3::s3;
 use super::section::Section;
 use super::server::{Server, server};
-use super::shaping::{ClassUses, shaping};
+use super::shaping::shaping;
 use super::spool::spool;
 use super::uploads::uploads;
 use super::upstream::upstream;
@@ -41,7 +42,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let limits = limits(root.section("limits"));
     let log = log(root.section("log"));
     let Server { threads, drain, upgrade } = server(root.section("server"));
-    uses.judge(root.reader, &shaping);
+    uses.check(root.reader, &shaping);
     root.finish(&[]);
     Some(Config {
         listen,

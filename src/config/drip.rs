@@ -2,9 +2,9 @@
 
 use http::HeaderName;
 
+use super::class_uses::ClassUses;
 use super::field::Field;
 use super::section::Section;
-use super::shaping::ClassUses;
 use crate::drip::Settings;
 use crate::header_pattern::HeaderPattern;
 use crate::networks::Networks;

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::claims::Claims;
+use super::class_uses::ClassUses;
 use super::field::{Field, shown};
 use super::section::Section;
-use super::shaping::ClassUses;
 use crate::forward_proxy::allow::{Endpoint, Rules, Target};
 use crate::forward_proxy::connect::User;
 use crate::forward_proxy::ranges::Prefixes;

@@ -24,6 +24,7 @@
 
 mod assemble;
 mod claims;
+mod class_uses;
 mod drip;
 mod env;
 mod error;

@@ -7,11 +7,11 @@ use std::ops::RangeInclusive;
 
 use http::HeaderName;
 
+use super::class_uses::ClassUses;
 use super::drip::{chunk_size, response_headers};
 use super::field::Field;
 use super::listen::Listener;
 use super::section::Section;
-use super::shaping::ClassUses;
 use crate::drip;
 use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
 use crate::tls::record::ChunkSize;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::class_uses::ClassUses;
 use super::section::Section;
-use super::shaping::ClassUses;
 
 /// Uploads by PUT.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,6 +25,9 @@ mod tree;
 
 pub use flow::{Flow, Owner};
 pub use report::{Change, ChangeError, ClassReport};
-pub use settings::{ClassSettings, Classifier, Count, Dscp, Fault, Pcq, Priority, Settings};
+pub use settings::{
+    ClassSettings, Classifier, Count, Dscp, Fault, Link, MAX_BURST, MAX_RATE, MIN_RATE, Pcq,
+    Priority, Settings, WordError,
+};
 pub use shaper::{Shaper, TreeError};
 pub use socket_options::SocketOptions;

@@ -23,7 +23,7 @@ use super::bucket::{Bucket, Cost, Nanos};
 use super::counters::ClassCounters;
 use super::fair_queue::{FairQueue, Party};
 use super::flows::{FlowId, Flows, Slot};
-use super::settings::{ClassSettings, Classifier, Count, Settings};
+use super::settings::{ClassSettings, Classifier, Count, Priority, Settings};
 use crate::units::Rate;
 
 /// The most bytes of one grant: 64 KiB from 1 Gbit/s up, where a smaller one costs too much CPU.
@@ -81,7 +81,7 @@ struct Crown {
     /// Leaves with flows that wait or are expected back.
     active: Vec<usize>,
     /// Virtual time for each of a leaf's tags, by priority.
-    passed: [[u64; 8]; 2],
+    passed: [[u64; Priority::COUNT]; 2],
     /// When to dispatch again.
     deadline: Option<Nanos>,
 }

@@ -1,7 +1,8 @@
 //! `shaping`.
 
 use super::*;
-use crate::config::shaping::{ClassUses, shaping};
+use crate::config::class_uses::ClassUses;
+use crate::config::shaping::shaping;
 
 #[test]
 fn every_key_of_a_class_reaches_the_tree() {
@@ -14,6 +15,9 @@ fn every_key_of_a_class_reaches_the_tree() {
     assert_eq!((bulk.priority.number(), bulk.burst.unwrap().bytes()), (8, 64 << 10));
     assert_eq!(bulk.pcq.classifier, shape::Classifier::SrcAddress);
     assert_eq!((bulk.dscp.unwrap().tos(), bulk.pacing), (4, true));
+    let links: Vec<_> = shaping.links.iter().map(|link| &*link.name).collect();
+    assert_eq!((links, shaping.classes[0].link.as_deref()), (vec!["wan"], Some("wan")));
+    assert_eq!(bulk.link, None);
     // 08:00 in Sydney's summer is 21:00 the day before in London's winter.
     let at = |time: &str| bulk.timetable.as_ref().unwrap().at(time.parse().unwrap());
     assert_eq!(at("2026-01-05T21:00:00Z").unwrap().to_string(), "2Mbit");
@@ -104,7 +108,7 @@ fn a_class_that_is_named_must_be_one_that_can_be_fed() {
         assert!(uses.take(&mut section, "class").is_some());
         section.finish(&[]);
     }
-    uses.judge(&reader, &shaping);
+    uses.check(&reader, &shaping);
     root.finish(&[]);
     let errors = reader.finish().unwrap_err().to_string();
     assert_eq!(

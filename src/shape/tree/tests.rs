@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::shape::bucket::{MILLISECOND, SECOND};
-use crate::shape::settings::{Pcq, Priority};
+use crate::shape::settings::Pcq;
 use crate::units::ByteSize;
 
 const MICROSECOND: Nanos = 1_000;
@@ -31,7 +31,7 @@ fn class(name: &str, parent: Option<&str>, limit_at: Rate, max: Option<Rate>) ->
 fn one(max: Rate, classifier: Classifier) -> Settings {
     let pcq = Pcq { classifier, rate: Rate::ZERO };
     let class = ClassSettings { pcq, ..class("all", None, Rate::ZERO, Some(max)) };
-    Settings { classes: vec![class], count: Count::Payload }
+    Settings { classes: vec![class], ..Settings::default() }
 }
 
 /// What people want who first set up a queue tree: regular traffic first, uploads the rest.
@@ -46,7 +46,7 @@ fn wish_for(link: u64) -> Settings {
     let regular = class("regular", Some("upload"), most, all);
     let bulk = class("bulk", Some("upload"), mbit(link / 20), all);
     let regular = ClassSettings { priority: Priority::new(2).unwrap(), ..regular };
-    Settings { classes: vec![top, regular, bulk], count: Count::Payload }
+    Settings { classes: vec![top, regular, bulk], ..Settings::default() }
 }
 
 /// How a client behaves.
@@ -375,7 +375,7 @@ fn another_priority_puts_a_class_beside_its_new_equals_at_once() {
 #[test]
 fn a_class_without_limits_never_waits() {
     let free = class("free", None, Rate::ZERO, None);
-    let settings = Settings { classes: vec![free], count: Count::Payload };
+    let settings = Settings { classes: vec![free], ..Settings::default() };
     let mut simulation = Simulation::new(settings);
     simulation.clients("free", 3, GREEDY);
     simulation.run(SECOND / 10);
@@ -487,7 +487,7 @@ fn plant(plan: &[Plan]) -> Settings {
                 ..class(&format!("c{at}"), parent.as_deref(), kbit(*guarantee), max.map(kbit))
             }
         });
-    Settings { classes: classes.collect(), count: Count::Payload }
+    Settings { classes: classes.collect(), ..Settings::default() }
 }
 
 proptest! {
