@@ -1,12 +1,12 @@
-//! A rate limit as one theoretical arrival time (GCRA, ITU-T I.371): the instant at which all that
-//! was let through would have arrived at exactly the rate.
+//! A rate limit as one theoretical arrival time (GCRA, ITU-T I.371): the time at which all bytes that
+//! were let through would have arrived at exactly the rate.
 //!
-//! Invariant: in any window, what is let through is at most the rate times the window, the burst and
-//! one grant more, since a grant is made while anything is left of the burst and may exceed it.
-//! Whoever is let through keeps to that by asking [`Bucket::ready_at`] first.
+//! Invariant: the bytes let through in any window are at most the rate times the window, the burst, and
+//! one grant. A grant is made while anything is left of the burst, so it may exceed the burst. Callers
+//! keep the invariant by asking [`Bucket::ready_at`] before they charge.
 //!
-//! Exact: what does not divide is carried on. Pure: time is nanoseconds since a start that the caller
-//! chose, never going back. It must not know of classes or flows.
+//! Exact: remainders of divisions are carried on. Pure: time is nanoseconds since a start that the caller
+//! chose, and never goes back. This file must not know of classes or flows.
 
 use crate::units::Rate;
 
@@ -16,15 +16,15 @@ pub(super) type Nanos = u64;
 pub(super) const MILLISECOND: Nanos = 1_000_000;
 pub(super) const SECOND: Nanos = 1_000 * MILLISECOND;
 
-/// What may leave in one go after a pause unless configured: 10 ms of the rate. Less would be lost to
-/// timers, which are 1 ms coarse; more would queue behind the bottleneck.
-const BURST: Nanos = 10 * MILLISECOND;
+/// What may leave in one go after a pause, unless configured: 10 ms of the rate. With less, rate would be
+/// lost to timers, which are 1 ms coarse; more would queue behind the bottleneck.
+const DEFAULT_BURST: Nanos = 10 * MILLISECOND;
 
-/// The most that a lowered rate has to be waited for: the grant that went out at the old rate is paid
-/// at the new one, but a new rate must show within 500 ms.
-const DEBT: Nanos = 250 * MILLISECOND;
+/// The longest wait after a rate is lowered. A grant that was made at the old rate is paid at the new
+/// one, but a new rate must show within 500 ms.
+const MAX_DEBT: Nanos = 250 * MILLISECOND;
 
-/// What one byte takes at 1 bit/s, in nanoseconds: the unit in which bytes are charged.
+/// What one byte is charged: the nanoseconds that it takes at 1 bit/s. Below 2^33.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cost(pub(super) u64);
 
@@ -42,12 +42,12 @@ pub(super) struct Bucket {
     cost: Cost,
     /// The burst, as time at the rate.
     depth: Nanos,
-    /// The theoretical arrival time: the burst is whole again then.
+    /// The theoretical arrival time. The whole burst is available again then.
     full_at: Nanos,
-    /// What `full_at` is short of, in bit-nanoseconds: less than the rate's bits.
-    rest: u64,
-    /// When the count last began anew. What was granted before cannot be given back.
-    since: Nanos,
+    /// The remainder that `full_at` is short of, in bit-nanoseconds: less than the rate's bits.
+    remainder: u64,
+    /// When the count was last restarted. What was granted before cannot be given back.
+    restarted_at: Nanos,
 }
 
 impl Bucket {
@@ -55,10 +55,10 @@ impl Bucket {
     pub(super) fn new(rate: Rate, burst: Option<u64>, cost: Cost, now: Nanos) -> Self {
         let rate = Rate::from_bits(rate.bits().max(1));
         let depth = depth(rate, burst, cost);
-        Self { rate, cost, depth, full_at: now, rest: 0, since: now }
+        Self { rate, cost, depth, full_at: now, remainder: 0, restarted_at: now }
     }
 
-    /// A bucket with nothing of its burst left but what the next grant takes.
+    /// A bucket whose burst is used up, but for one grant.
     pub(super) fn empty(rate: Rate, cost: Cost, now: Nanos) -> Self {
         let bucket = Self::new(rate, None, cost, now);
         Self { full_at: now.saturating_add(bucket.depth), ..bucket }
@@ -74,7 +74,7 @@ impl Bucket {
         self.full_at.saturating_sub(self.depth)
     }
 
-    /// When the burst is whole again, and rate is lost if nothing is granted.
+    /// When the whole burst is available again. From then on rate is lost if nothing is granted.
     pub(super) fn full_at(&self) -> Nanos {
         self.full_at
     }
@@ -82,34 +82,34 @@ impl Bucket {
     /// Counts `bytes` that are let through at `now`.
     pub(super) fn charge(&mut self, bytes: usize, now: Nanos) {
         if self.full_at < now {
-            (self.full_at, self.rest, self.since) = (now, 0, now);
+            (self.full_at, self.remainder, self.restarted_at) = (now, 0, now);
         }
         // Grants are at most 64 KiB and a cost below 2^33, so the product is below 2^49.
-        let work = bytes as u64 * self.cost.0 + self.rest;
+        let work = bytes as u64 * self.cost.0 + self.remainder;
         self.full_at = self.full_at.saturating_add(work / self.rate.bits());
-        self.rest = work % self.rate.bits();
+        self.remainder = work % self.rate.bits();
     }
 
-    /// Takes back what [`Bucket::charge`] counted at `charged`. If the count began anew since, it is
-    /// made up for already.
-    pub(super) fn refund(&mut self, bytes: usize, charged: Nanos) {
-        if charged < self.since {
+    /// Takes back bytes that [`Bucket::charge`] counted at `charged_at`. If the count was restarted since,
+    /// nothing is owed for them any more.
+    pub(super) fn refund(&mut self, bytes: usize, charged_at: Nanos) {
+        if charged_at < self.restarted_at {
             return;
         }
         let work = bytes as u64 * self.cost.0;
         let (mut whole, part) = (work / self.rate.bits(), work % self.rate.bits());
-        // `rest` and `part` are both below the rate, so no sum exceeds twice that; rates are limited
-        // to 2^40 bit/s where they are configured.
-        if self.rest < part {
-            self.rest += self.rate.bits();
+        // `remainder` and `part` are both below the rate, so no sum exceeds twice the rate, which is
+        // below 2^40 bit/s (`settings::MAX_RATE`).
+        if self.remainder < part {
+            self.remainder += self.rate.bits();
             whole += 1;
         }
-        self.rest -= part;
+        self.remainder -= part;
         self.full_at = self.full_at.saturating_sub(whole);
     }
 
-    /// Another rate from now on. What is used of the burst stays used, as bytes, as far as the new
-    /// burst goes; what is owed beyond it is owed at the new rate, but for 250 ms at most.
+    /// Another rate from now on. Bytes that are used of the burst stay used, up to the new burst. Bytes
+    /// that are owed beyond it are owed at the new rate, but for [`MAX_DEBT`] at most.
     pub(super) fn retune(&mut self, rate: Rate, burst: Option<u64>, cost: Cost, now: Nanos) {
         let rate = Rate::from_bits(rate.bits().max(1));
         let depth = depth(rate, burst, cost);
@@ -123,15 +123,22 @@ impl Bucket {
             Nanos::try_from(new / u128::from(rate.bits())).unwrap_or(Nanos::MAX)
         };
         let used = self.full_at.saturating_sub(now);
-        let owed = scale(used.saturating_sub(self.depth)).min(DEBT);
+        let owed = scale(used.saturating_sub(self.depth)).min(MAX_DEBT);
         let used = scale(used).min(depth.saturating_add(owed));
-        *self = Self { rate, cost, depth, full_at: now.saturating_add(used), rest: 0, since: now };
+        *self = Self {
+            rate,
+            cost,
+            depth,
+            full_at: now.saturating_add(used),
+            remainder: 0,
+            restarted_at: now,
+        };
     }
 }
 
 /// The time that `burst` bytes take at `rate`.
 fn depth(rate: Rate, burst: Option<u64>, cost: Cost) -> Nanos {
-    let Some(burst) = burst else { return BURST };
+    let Some(burst) = burst else { return DEFAULT_BURST };
     let time = u128::from(burst) * u128::from(cost.0) / u128::from(rate.bits());
     Nanos::try_from(time).unwrap_or(Nanos::MAX)
 }
@@ -192,7 +199,7 @@ mod tests {
             other.charge(1000, at);
             bucket.refund(460, at);
         }
-        assert_eq!((bucket.full_at, bucket.rest), (other.full_at, other.rest));
+        assert_eq!((bucket.full_at, bucket.remainder), (other.full_at, other.remainder));
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         let mut bucket = Bucket::new(mbit(1000), Some(10 << 20), Cost::PAYLOAD, 0);
         run(&mut bucket, 65_536, 0, SECOND);
         bucket.retune(Rate::from_bits(1000), None, Cost::PAYLOAD, SECOND);
-        assert!(bucket.ready_at() <= SECOND + DEBT);
+        assert!(bucket.ready_at() <= SECOND + MAX_DEBT);
     }
 
     proptest! {

@@ -1,24 +1,26 @@
-//! What a class has done, in plain numbers; the shell turns them into metrics and reports.
+//! What a class has done, in plain numbers. The shell turns them into metrics and reports.
+//!
+//! Pure: time is a parameter. This file must not know any metric's name.
 
 use super::bucket::{Nanos, SECOND};
 
-/// A wait is called starvation from its second second on.
-const STARVING: Nanos = SECOND;
+/// What of a wait comes after its first second is counted as starvation.
+const STARVING_AFTER: Nanos = SECOND;
 
 /// The counts of one class, its children's included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ClassCounters {
     /// Bytes granted and used.
     pub(super) bytes: u64,
-    /// Flows there are.
+    /// Flows registered.
     pub(super) flows: usize,
     /// Flows that wait.
     pub(super) waiting: usize,
     /// Waits that ended.
     pub(super) waits: u64,
-    /// How long they took together.
+    /// How long these waits took together.
     pub(super) waited: Nanos,
-    /// What of that came after the first second of each.
+    /// The part of that which came after the first second of each.
     pub(super) starved: Nanos,
     /// Grants out of turn.
     pub(super) trickles: u64,
@@ -26,21 +28,21 @@ pub(super) struct ClassCounters {
 }
 
 impl ClassCounters {
-    /// `bytes` were moved.
-    pub(super) fn used(&mut self, bytes: usize, now: Nanos) {
+    /// Counts `bytes` that were moved.
+    pub(super) fn count_moved(&mut self, bytes: usize, now: Nanos) {
         self.bytes += bytes as u64;
         self.meter.roll(now);
         self.meter.bytes += bytes as u64;
     }
 
-    /// A flow was granted something after it waited for that long.
-    pub(super) fn served(&mut self, waited: Nanos, trickle: bool) {
+    /// Counts a grant to a flow that had waited for that long.
+    pub(super) fn count_grant(&mut self, waited: Nanos, trickle: bool) {
         self.waiting -= 1;
         self.trickles += u64::from(trickle);
         if waited > 0 {
             self.waits += 1;
             self.waited = self.waited.saturating_add(waited);
-            self.starved = self.starved.saturating_add(waited.saturating_sub(STARVING));
+            self.starved = self.starved.saturating_add(waited.saturating_sub(STARVING_AFTER));
         }
     }
 
@@ -60,8 +62,8 @@ struct Meter {
 }
 
 impl Meter {
-    /// Closes the window if it is over. What was measured over much more than a second says nothing of
-    /// now.
+    /// Closes the window if it is over. A mean over much more than a second says nothing about now, so
+    /// the rate is 0 then.
     fn roll(&mut self, now: Nanos) {
         let passed = now.saturating_sub(self.since);
         if passed < SECOND {
@@ -80,22 +82,22 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_last_second() {
-        let mut tally = ClassCounters::default();
+        let mut counters = ClassCounters::default();
         for step in 0..30 {
-            tally.used(1000, step * SECOND / 10);
+            counters.count_moved(1000, step * SECOND / 10);
         }
-        assert_eq!(tally.rate(3 * SECOND), 10_000);
-        assert_eq!(tally.rate(10 * SECOND), 0);
-        assert_eq!(tally.bytes, 30_000);
+        assert_eq!(counters.rate(3 * SECOND), 10_000);
+        assert_eq!(counters.rate(10 * SECOND), 0);
+        assert_eq!(counters.bytes, 30_000);
     }
 
     #[test]
     fn only_what_comes_after_a_second_is_starvation() {
-        let mut tally = ClassCounters { waiting: 3, ..ClassCounters::default() };
-        tally.served(0, false);
-        tally.served(SECOND / 2, false);
-        tally.served(11 * SECOND, true);
-        let counts = (tally.waits, tally.waited, tally.starved, tally.trickles);
+        let mut counters = ClassCounters { waiting: 3, ..ClassCounters::default() };
+        counters.count_grant(0, false);
+        counters.count_grant(SECOND / 2, false);
+        counters.count_grant(11 * SECOND, true);
+        let counts = (counters.waits, counters.waited, counters.starved, counters.trickles);
         assert_eq!(counts, (2, 11 * SECOND + SECOND / 2, 10 * SECOND, 1));
     }
 }

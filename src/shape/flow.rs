@@ -1,4 +1,8 @@
-//! One direction of one connection, as the tree sees it.
+//! One direction of one connection, as those that move bytes see it.
+//!
+//! Invariant: a flow has at most one permit at a time, and what a dropped flow has not used is given back.
+//!
+//! This file must not know what the bytes are, or when the tree grants a permit.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,7 +22,7 @@ pub struct Owner {
     pub user: Option<Arc<str>>,
 }
 
-/// One direction of one connection. Dropping it gives back what it had leave for and did not use.
+/// One direction of one connection. Dropping it gives back what it had a permit for and did not use.
 pub struct Flow {
     shaper: Arc<Shaper>,
     id: FlowId,
@@ -29,23 +33,24 @@ impl Flow {
         Self { shaper, id }
     }
 
-    /// Waits for leave to move up to `want` bytes; 0 counts as 1. The leave, 1 to `want` bytes, is kept
-    /// until [`Flow::spend`]; asking again before that returns the same leave, up to `want`. Who stops
-    /// polling loses nothing. A leave that is not needed now should be given back (`spend(0)`): until
-    /// then it counts as used.
+    /// Waits for a permit to move up to `want` bytes; 0 counts as 1. Returns 1 to `want` bytes.
+    ///
+    /// The permit is kept until [`Flow::spend`]; asking again before that returns the same permit, up to
+    /// `want`. A caller that stops polling loses nothing. A permit that is not needed now should be given
+    /// back (`spend(0)`): until then it counts as used.
     pub fn poll_acquire(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<usize> {
         match self.shaper.request(self.id, want.max(1), cx.waker()) {
             0 => Poll::Pending,
-            leave => Poll::Ready(leave.min(want.max(1))),
+            permit => Poll::Ready(permit.min(want.max(1))),
         }
     }
 
-    /// Waits for leave to move up to `want` bytes; see [`Flow::poll_acquire`].
+    /// Waits for a permit to move up to `want` bytes; see [`Flow::poll_acquire`].
     pub async fn acquire(&mut self, want: usize) -> usize {
         poll_fn(|cx| self.poll_acquire(cx, want)).await
     }
 
-    /// Says that `used` bytes of the leave were moved; the rest is given back.
+    /// Says that `used` bytes of the permit were moved; the rest is given back.
     pub fn spend(&mut self, used: usize) {
         self.shaper.spend(self.id, used);
     }
@@ -53,7 +58,7 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.shaper.leave(self.id);
+        self.shaper.remove_flow(self.id);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What the tree remembers of each flow, and the lists in which flows wait.
 //!
-//! A waiting flow is in two lists at once: its key's, in turn, and its class's, by age. The lists run
-//! through the flows themselves, so that one that goes costs the same wherever it stands.
+//! A waiting flow is in two lists at once: its key's, by turn, and its class's, by age. The lists are
+//! linked through the flows themselves, so removing a flow costs the same wherever it stands.
 //!
-//! Pure. It must not know who is served when.
+//! Pure. This file must not know who is served when.
 
 use slab::Slab;
 
@@ -20,53 +20,53 @@ pub(super) type Flows = Slab<Slot>;
 pub(super) struct Slot {
     /// Its class's index.
     pub(super) leaf: usize,
-    /// Its key in its class.
+    /// Its key's index in its class.
     pub(super) key: usize,
     /// Bytes that it waits to move; 0: it does not wait.
     pub(super) want: usize,
-    /// Bytes that it may move now.
-    pub(super) leave: usize,
-    /// Of `leave`, the bytes that were charged: all or, in a class without limits, none.
+    /// Bytes that it may move now; 0: it has no permit.
+    pub(super) permit: usize,
+    /// Of `permit`, the bytes that were charged: all or, in a class without limits, none.
     pub(super) charged: usize,
     /// Since when it waits.
-    pub(super) since: Nanos,
-    /// When `leave` was granted, and the last one before.
-    pub(super) granted: Nanos,
-    /// The height of the class that lent `leave`: limits-at from there upward were charged.
-    pub(super) lent_from: u8,
-    /// It came back for more within a moment after the last grant.
-    pub(super) quick: bool,
-    links: [Link; 2],
+    pub(super) waiting_since: Nanos,
+    /// When the last permit was granted.
+    pub(super) granted_at: Nanos,
+    /// The height of the class that lent `permit`: limits-at from there upward were charged.
+    pub(super) lender_height: u8,
+    /// It asked again within [`HOLD`](super::fair_queue::HOLD) after the last grant.
+    pub(super) asks_again_fast: bool,
+    links: [Neighbours; 2],
 }
 
 impl Slot {
-    /// A flow that has nothing and waits for nothing.
+    /// A flow that has no permit and does not wait.
     pub(super) fn new(leaf: usize, key: usize) -> Self {
         Self {
             leaf,
             key,
             want: 0,
-            leave: 0,
+            permit: 0,
             charged: 0,
-            since: 0,
-            granted: 0,
-            lent_from: 0,
-            quick: false,
-            links: [Link::default(); 2],
+            waiting_since: 0,
+            granted_at: 0,
+            lender_height: 0,
+            asks_again_fast: false,
+            links: [Neighbours::default(); 2],
         }
     }
 }
 
 /// A flow's neighbours in a list.
 #[derive(Debug, Clone, Copy, Default)]
-struct Link {
+struct Neighbours {
     before: Option<FlowId>,
     after: Option<FlowId>,
 }
 
 /// Which of a flow's lists.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ListKind {
     /// Its key's: who is next.
     Turn = 0,
     /// Its class's: who has waited longest.
@@ -76,18 +76,18 @@ pub(super) enum Kind {
 /// A list of flows, first in, first out.
 #[derive(Debug)]
 pub(super) struct List {
-    kind: Kind,
+    kind: ListKind,
     first: Option<FlowId>,
     last: Option<FlowId>,
 }
 
 impl List {
     /// An empty list.
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: ListKind) -> Self {
         Self { kind, first: None, last: None }
     }
 
-    /// The flow that came first.
+    /// The flow that was added first.
     pub(super) fn first(&self) -> Option<FlowId> {
         self.first
     }
@@ -95,7 +95,7 @@ impl List {
     /// Adds a flow that is in no list of this kind.
     pub(super) fn push(&mut self, flows: &mut Flows, id: FlowId) {
         let kind = self.kind as usize;
-        flows[id].links[kind] = Link { before: self.last, after: None };
+        flows[id].links[kind] = Neighbours { before: self.last, after: None };
         match self.last {
             Some(last) => flows[last].links[kind].after = Some(id),
             None => self.first = Some(id),
@@ -103,10 +103,10 @@ impl List {
         self.last = Some(id);
     }
 
-    /// Takes a flow out that is in this list.
+    /// Takes out a flow that is in this list.
     pub(super) fn remove(&mut self, flows: &mut Flows, id: FlowId) {
         let kind = self.kind as usize;
-        let Link { before, after } = std::mem::take(&mut flows[id].links[kind]);
+        let Neighbours { before, after } = std::mem::take(&mut flows[id].links[kind]);
         match before {
             Some(before) => flows[before].links[kind].after = after,
             None => self.first = after,
@@ -129,7 +129,7 @@ mod tests {
         fn a_list_is_a_queue_that_any_flow_may_leave(steps in prop::collection::vec((any::<bool>(), 0_usize..8), 0..100)) {
             let mut flows = Flows::new();
             let ids: Vec<_> = (0..8).map(|_| flows.insert(Slot::new(0, 0))).collect();
-            let (mut list, mut other) = (List::new(Kind::Age), List::new(Kind::Turn));
+            let (mut list, mut other) = (List::new(ListKind::Age), List::new(ListKind::Turn));
             ids.iter().for_each(|id| other.push(&mut flows, *id));
             let mut model = VecDeque::new();
             for (push, id) in steps {

@@ -12,11 +12,11 @@
 //! like.
 
 mod bucket;
+mod ceiling;
 mod counters;
 mod fair_queue;
 mod flow;
 mod flows;
-mod report;
 mod settings;
 mod shaper;
 mod socket_options;
@@ -24,10 +24,9 @@ pub mod timetable;
 mod tree;
 
 pub use flow::{Flow, Owner};
-pub use report::{Change, ChangeError, ClassReport};
 pub use settings::{
     ClassSettings, Classifier, Count, Dscp, Fault, Link, MAX_BURST, MAX_RATE, MIN_RATE, Pcq,
     Priority, Settings, WordError,
 };
-pub use shaper::{Shaper, TreeError};
+pub use shaper::{Change, ChangeError, ClassReport, Shaper, TreeError};
 pub use socket_options::SocketOptions;

@@ -1,16 +1,16 @@
 //! The classes, what each may do now, and what is charged for it.
 //!
-//! [`Tree::request`] puts a flow into its class's queue, [`dispatch`](self::dispatch) grants whatever
-//! may be granted and says when to come back, [`Tree::spend`] takes back what was not used.
+//! [`Tree::request`] puts a flow into its class's queue, [`dispatch`](self::dispatch) grants every permit
+//! that may be granted and says when to dispatch again, [`Tree::spend`] takes back what was not used.
 //!
 //! Invariants:
 //! - a grant is charged to the max-limit of its class and of every class above, and is made only while
 //!   all of them allow it;
-//! - a limit-at is charged only from the class that lends upward, as Linux's HTB does: what a class
-//!   borrows does not use up its guarantee;
+//! - a limit-at is charged only in the lending class and those above it, as in Linux's HTB: what a class
+//!   borrows does not use up its own guarantee;
 //! - a class without a max-limit anywhere above it never waits.
 //!
-//! Pure: time is a parameter. It must not know of tasks, wakers or sockets.
+//! Pure: time is a parameter. This room must not know of tasks, wakers or sockets.
 
 mod dispatch;
 #[cfg(test)]
@@ -21,17 +21,17 @@ use std::sync::Arc;
 
 use super::bucket::{Bucket, Cost, Nanos};
 use super::counters::ClassCounters;
-use super::fair_queue::{FairQueue, Party};
+use super::fair_queue::{FairKey, FairQueue};
 use super::flows::{FlowId, Flows, Slot};
 use super::settings::{ClassSettings, Classifier, Count, Priority, Settings};
 use crate::units::Rate;
 
 /// The most bytes of one grant: 64 KiB from 1 Gbit/s up, where a smaller one costs too much CPU.
-pub(super) const LARGEST: usize = 64 << 10;
-/// The most bytes of one grant below that: a TLS record, and what a socket takes at a time.
-const LARGE: usize = 16 << 10;
-/// The least, where the rate allows: a full segment.
-const SEGMENT: usize = 1460;
+pub(super) const MAX_FAST_CHUNK: usize = 64 << 10;
+/// The most bytes of one grant below 1 Gbit/s: a TLS record, and what a socket takes at a time.
+const MAX_CHUNK: usize = 16 << 10;
+/// The least bytes of one grant, where the rate allows it: a full segment.
+const MIN_CHUNK: usize = 1460;
 
 /// All classes and all their flows.
 #[derive(Debug)]
@@ -45,49 +45,50 @@ pub(super) struct Tree {
 #[derive(Debug)]
 struct Node {
     parent: Option<usize>,
-    /// The class at the top of this one's tree.
-    top: usize,
+    /// The class at the root of this one's tree.
+    root: usize,
     /// Steps down to the farthest leaf.
     height: u8,
     priority: u8,
+    /// The ceiling in force.
     max: Option<Bucket>,
-    /// The guarantee. None at the top, which shares with nobody and lends all it has.
-    limit: Option<Bucket>,
-    tally: ClassCounters,
-    /// What only leaves have.
+    /// limit-at. None at a root, which shares with nobody and lends its whole rate.
+    guarantee: Option<Bucket>,
+    counters: ClassCounters,
+    /// What only a leaf has.
     leaf: Option<Leaf>,
-    /// What only tops have.
-    crown: Crown,
+    /// What only a root has; unused in other classes.
+    of_root: Root,
 }
 
-/// What a class has that flows may join.
+/// What a class without children has: flows may be added to it.
 #[derive(Debug)]
 struct Leaf {
-    fair: FairQueue,
+    queue: FairQueue,
     classifier: Classifier,
-    /// It stands in its crown's list.
+    /// It is in its root's list of active leaves.
     active: bool,
     /// Something may make its flows wait.
     limited: bool,
     /// The most bytes of a grant.
     chunk: usize,
-    /// Virtual time of what it was lent, and of what it got by its guarantee.
+    /// Start tags, as virtual time in bytes: of what it was lent, and of what it got by its guarantee.
     tags: [u64; 2],
 }
 
-/// What the top of a tree knows of its leaves.
+/// What the root of a tree knows of its leaves.
 #[derive(Debug, Default)]
-struct Crown {
-    /// Leaves with flows that wait or are expected back.
+struct Root {
+    /// Leaves with flows that wait or are expected to ask again.
     active: Vec<usize>,
-    /// Virtual time for each of a leaf's tags, by priority.
-    passed: [[u64; Priority::COUNT]; 2],
+    /// The virtual time of each of a leaf's tags, by priority.
+    virtual_time: [[u64; Priority::COUNT]; 2],
     /// When to dispatch again.
     deadline: Option<Nanos>,
 }
 
 impl Tree {
-    /// A tree of `settings`, which have no faults. `ceilings` are the max-limits in force.
+    /// A tree of `settings`, which have no faults. `ceilings` are those in force, by class.
     pub(super) fn new(settings: &Settings, ceilings: &[Option<Rate>], now: Nanos) -> Self {
         let cost = cost(settings.count);
         let classes = &settings.classes;
@@ -96,26 +97,23 @@ impl Tree {
             classes.iter().position(|other| other.name == *name)
         };
         let parents: Vec<_> = classes.iter().map(parent).collect();
-        let nodes = classes.iter().enumerate().map(|(at, class)| {
-            let fair = FairQueue::new(class.pcq, cost);
-            Node {
-                parent: parents[at],
-                top: path(&parents, at).last().unwrap_or(at),
-                height: 0,
-                priority: class.priority.number() - 1,
-                max: None,
-                limit: None,
-                tally: ClassCounters::default(),
-                leaf: (!parents.contains(&Some(at))).then_some(Leaf {
-                    fair,
-                    classifier: class.pcq.classifier,
-                    active: false,
-                    limited: false,
-                    chunk: LARGEST,
-                    tags: [0; 2],
-                }),
-                crown: Crown::default(),
-            }
+        let nodes = classes.iter().enumerate().map(|(at, class)| Node {
+            parent: parents[at],
+            root: path(&parents, at).last().unwrap_or(at),
+            height: 0,
+            priority: class.priority.number() - 1,
+            max: None,
+            guarantee: None,
+            counters: ClassCounters::default(),
+            leaf: (!parents.contains(&Some(at))).then_some(Leaf {
+                queue: FairQueue::new(class.pcq, cost),
+                classifier: class.pcq.classifier,
+                active: false,
+                limited: false,
+                chunk: MAX_FAST_CHUNK,
+                tags: [0; 2],
+            }),
+            of_root: Root::default(),
         });
         let mut tree = Self { nodes: nodes.collect(), flows: Flows::new(), cost };
         for leaf in 0..tree.nodes.len() {
@@ -130,23 +128,23 @@ impl Tree {
         tree
     }
 
-    /// Other rates, priorities and costs for the same classes, for flows that wait as well: every tree
-    /// is to be dispatched.
+    /// Other rates, priorities and costs for the same classes, for flows that wait as well. Every tree is
+    /// to be dispatched afterwards.
     pub(super) fn apply(&mut self, settings: &Settings, ceilings: &[Option<Rate>], now: Nanos) {
         let cost = cost(settings.count);
         for ((node, class), ceiling) in self.nodes.iter_mut().zip(&settings.classes).zip(ceilings) {
             let burst = class.burst.map(|burst| burst.bytes());
-            tune(&mut node.max, *ceiling, burst, cost, now);
+            set_rate(&mut node.max, *ceiling, burst, cost, now);
             let shares = node.parent.is_some();
             let guarantee = (class.limit_at.bits() > 0 && shares).then_some(class.limit_at);
-            tune(&mut node.limit, guarantee, None, cost, now);
+            set_rate(&mut node.guarantee, guarantee, None, cost, now);
             if let Some(leaf) = &mut node.leaf {
-                leaf.fair.retune(class.pcq, cost, now);
+                leaf.queue.retune(class.pcq, cost, now);
             }
         }
         self.cost = cost;
         for (at, class) in settings.classes.iter().enumerate() {
-            self.rank(at, class.priority.number() - 1);
+            self.set_priority(at, class.priority.number() - 1);
         }
         for (at, class) in settings.classes.iter().enumerate() {
             let limits = self.path(at).filter_map(|above| self.nodes[above].max.as_ref());
@@ -154,38 +152,39 @@ impl Tree {
             let lowest = limits.map(Bucket::rate).chain(own).min();
             if let Some(leaf) = &mut self.nodes[at].leaf {
                 leaf.limited = lowest.is_some();
-                leaf.chunk = lowest.map_or(LARGEST, chunk);
+                leaf.chunk = lowest.map_or(MAX_FAST_CHUNK, chunk);
             }
         }
     }
 
     /// Gives a class another priority. Virtual times of two priorities have nothing in common, so the
-    /// class joins its new equals where they are: with its old time it might wait for hours.
-    fn rank(&mut self, class: usize, priority: u8) {
+    /// class takes over that of its new equals: with its old one it might wait for hours.
+    fn set_priority(&mut self, class: usize, priority: u8) {
         let node = &self.nodes[class];
         if node.priority == priority {
             return;
         }
-        let passed = self.nodes[node.top].crown.passed.map(|passed| passed[usize::from(priority)]);
+        let times = self.nodes[node.root].of_root.virtual_time;
+        let times = times.map(|times| times[usize::from(priority)]);
         self.nodes[class].priority = priority;
         if let Some(leaf) = &mut self.nodes[class].leaf {
-            leaf.tags = passed;
+            leaf.tags = times;
         }
     }
 
-    /// The tops of all trees.
-    pub(super) fn tops(&self) -> Vec<usize> {
+    /// The roots of all trees.
+    pub(super) fn roots(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|at| self.nodes[*at].parent.is_none()).collect()
     }
 
-    /// When the tree of `top` is to be dispatched again.
-    pub(super) fn deadline_of(&self, top: usize) -> Option<Nanos> {
-        self.nodes[top].crown.deadline
+    /// When the tree of `root` is to be dispatched again.
+    pub(super) fn deadline_of(&self, root: usize) -> Option<Nanos> {
+        self.nodes[root].of_root.deadline
     }
 
     /// The earliest time at which some tree is to be dispatched again.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        self.nodes.iter().filter_map(|node| node.crown.deadline).min()
+        self.nodes.iter().filter_map(|node| node.of_root.deadline).min()
     }
 
     /// Whether a class has no children.
@@ -194,49 +193,51 @@ impl Tree {
     }
 
     /// Adds a flow to a leaf.
-    pub(super) fn join(
+    pub(super) fn add_flow(
         &mut self,
         class: usize,
         client: IpAddr,
         user: Option<&Arc<str>>,
         now: Nanos,
     ) -> FlowId {
-        let leaf = self.nodes[class].leaf.as_mut().expect("flows join leaves alone");
-        let party = match (leaf.classifier, user) {
-            (Classifier::Connection, _) => Party::Alone,
-            (Classifier::User, Some(user)) => Party::User(Arc::clone(user)),
-            (Classifier::User | Classifier::SrcAddress, _) => Party::Address(client.to_canonical()),
+        let leaf = self.nodes[class].leaf.as_mut().expect("flows are added to leaves alone");
+        let key = match (leaf.classifier, user) {
+            (Classifier::Connection, _) => FairKey::Flow,
+            (Classifier::User, Some(user)) => FairKey::User(Arc::clone(user)),
+            (Classifier::User | Classifier::SrcAddress, _) => {
+                FairKey::Address(client.to_canonical())
+            }
         };
-        let key = leaf.fair.join(party, now);
-        self.each_above(class, |node| node.tally.flows += 1);
+        let key = leaf.queue.add_flow(key, now);
+        self.for_path(class, |node| node.counters.flows += 1);
         self.flows.insert(Slot::new(class, key))
     }
 
-    /// Removes a flow; what it had leave for is given back. Returns the tree that is to be dispatched.
-    pub(super) fn leave(&mut self, id: FlowId, now: Nanos) -> usize {
-        if self.flows[id].leave > 0 {
+    /// Removes a flow; its permit is given back. Returns the root of the tree that is to be dispatched.
+    pub(super) fn remove_flow(&mut self, id: FlowId, now: Nanos) -> usize {
+        if self.flows[id].permit > 0 {
             self.spend(id, 0, now);
         }
         let (class, key) = (self.flows[id].leaf, self.flows[id].key);
         if self.flows[id].want > 0 {
-            self.each_above(class, |node| node.tally.waiting -= 1);
+            self.for_path(class, |node| node.counters.waiting -= 1);
             if let Some(leaf) = &mut self.nodes[class].leaf {
-                leaf.fair.cancel(&mut self.flows, id, now);
+                leaf.queue.cancel(&mut self.flows, id, now);
             }
         }
         if let Some(leaf) = &mut self.nodes[class].leaf {
-            leaf.fair.leave(key);
+            leaf.queue.remove_flow(key);
         }
-        self.each_above(class, |node| node.tally.flows -= 1);
+        self.for_path(class, |node| node.counters.flows -= 1);
         self.flows.remove(id);
-        self.nodes[class].top
+        self.nodes[class].root
     }
 
-    /// A flow asks for leave to move up to `want` bytes, at least 1. If it has some already, nothing
-    /// happens; else it waits. Returns the tree that is to be dispatched.
+    /// A flow asks for a permit to move up to `want` bytes, at least 1. If it has one already, nothing
+    /// happens; else it waits. Returns the root of the tree that is to be dispatched.
     pub(super) fn request(&mut self, id: FlowId, want: usize, now: Nanos) -> Option<usize> {
         let slot = &mut self.flows[id];
-        if slot.leave > 0 {
+        if slot.permit > 0 {
             return None;
         }
         let want = want.max(1);
@@ -245,56 +246,57 @@ impl Tree {
             return None;
         }
         let class = slot.leaf;
-        let top = self.nodes[class].top;
+        let root = self.nodes[class].root;
         let leaf = self.nodes[class].leaf.as_mut()?;
         if !leaf.limited {
-            (slot.leave, slot.charged) = (want.min(LARGEST), 0);
+            (slot.permit, slot.charged) = (want.min(MAX_FAST_CHUNK), 0);
             return None;
         }
         slot.want = want;
-        slot.since = now;
-        slot.quick = now.saturating_sub(slot.granted) <= super::fair_queue::HOLD;
-        leaf.fair.push(&mut self.flows, id, now);
+        slot.waiting_since = now;
+        slot.asks_again_fast = now.saturating_sub(slot.granted_at) <= super::fair_queue::HOLD;
+        leaf.queue.enqueue(&mut self.flows, id, now);
         if !std::mem::replace(&mut leaf.active, true) {
-            self.nodes[top].crown.active.push(class);
+            self.nodes[root].of_root.active.push(class);
         }
-        self.each_above(class, |node| node.tally.waiting += 1);
-        Some(top)
+        self.for_path(class, |node| node.counters.waiting += 1);
+        Some(root)
     }
 
-    /// What a flow may move now; 0 if it has to wait.
-    pub(super) fn leave_of(&self, id: FlowId) -> usize {
-        self.flows[id].leave
+    /// The bytes of a flow's permit; 0 if it has none and has to wait.
+    pub(super) fn permit_of(&self, id: FlowId) -> usize {
+        self.flows[id].permit
     }
 
-    /// A flow has moved `used` bytes of its leave. The rest is given back; if there is any, the tree
-    /// that is to be dispatched is returned.
+    /// A flow has moved `used` bytes of its permit. The rest is given back; if there is any, returns the
+    /// root of the tree that is to be dispatched.
     pub(super) fn spend(&mut self, id: FlowId, used: usize, now: Nanos) -> Option<usize> {
         let slot = &mut self.flows[id];
-        let used = used.min(slot.leave);
-        let back = (slot.leave - used).min(slot.charged);
-        slot.leave = 0;
-        let (class, key, granted, lent_from) = (slot.leaf, slot.key, slot.granted, slot.lent_from);
-        self.each_above(class, |node| node.tally.used(used, now));
+        let used = used.min(slot.permit);
+        let back = (slot.permit - used).min(slot.charged);
+        slot.permit = 0;
+        let (class, key) = (slot.leaf, slot.key);
+        let (granted_at, lender_height) = (slot.granted_at, slot.lender_height);
+        self.for_path(class, |node| node.counters.count_moved(used, now));
         if back == 0 {
             return None;
         }
-        self.each_above(class, |node| {
-            let limit = node.limit.as_mut().filter(|_| node.height >= lent_from);
-            node.max.iter_mut().chain(limit).for_each(|bucket| bucket.refund(back, granted));
+        self.for_path(class, |node| {
+            let guarantee = node.guarantee.as_mut().filter(|_| node.height >= lender_height);
+            node.max.iter_mut().chain(guarantee).for_each(|bucket| bucket.refund(back, granted_at));
         });
         let leaf = self.nodes[class].leaf.as_mut()?;
-        let tag = &mut leaf.tags[usize::from(lent_from == 0)];
+        let tag = &mut leaf.tags[usize::from(lender_height == 0)];
         *tag = tag.saturating_sub(back as u64);
-        leaf.fair.refund(key, back, granted, now);
-        Some(self.nodes[class].top)
+        leaf.queue.refund(key, back, granted_at, now);
+        Some(self.nodes[class].root)
     }
 
     /// The counts of a class, and its rate in bytes per second.
-    pub(super) fn tally(&mut self, class: usize, now: Nanos) -> (ClassCounters, u64) {
-        let tally = &mut self.nodes[class].tally;
-        let rate = tally.rate(now);
-        (*tally, rate)
+    pub(super) fn counters(&mut self, class: usize, now: Nanos) -> (ClassCounters, u64) {
+        let counters = &mut self.nodes[class].counters;
+        let rate = counters.rate(now);
+        (*counters, rate)
     }
 
     /// A class and all above it, from the bottom up.
@@ -302,7 +304,8 @@ impl Tree {
         std::iter::successors(Some(class), |at| self.nodes[*at].parent)
     }
 
-    fn each_above(&mut self, class: usize, mut act: impl FnMut(&mut Node)) {
+    /// Does something to a class and all above it, from the bottom up.
+    fn for_path(&mut self, class: usize, mut act: impl FnMut(&mut Node)) {
         let mut at = Some(class);
         while let Some(class) = at {
             let node = &mut self.nodes[class];
@@ -312,6 +315,7 @@ impl Tree {
     }
 }
 
+/// A class and all above it, from the bottom up.
 fn path(parents: &[Option<usize>], class: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(class), |at| parents[*at])
 }
@@ -323,8 +327,8 @@ fn cost(count: Count) -> Cost {
     }
 }
 
-/// Puts a rate into a bucket that may not be there yet, or not be wanted any more.
-fn tune(
+/// Gives a bucket another rate. It may not be there yet, or not be needed any more.
+fn set_rate(
     bucket: &mut Option<Bucket>,
     rate: Option<Rate>,
     burst: Option<u64>,
@@ -339,11 +343,11 @@ fn tune(
 }
 
 /// The most bytes of one grant at that rate: 2 ms of it, within the bounds above, but never more than
-/// half a second's, so that a slow class has not to wait longer for its next one.
+/// half a second's, so that the next grant of a slow class comes no later.
 fn chunk(rate: Rate) -> usize {
     let bytes = |time: u64| usize::try_from(rate.bits() / 8 / time).unwrap_or(usize::MAX);
     if rate.bits() >= 1_000_000_000 {
-        return LARGEST;
+        return MAX_FAST_CHUNK;
     }
-    bytes(500).clamp(SEGMENT, LARGE).min(bytes(2)).max(1)
+    bytes(500).clamp(MIN_CHUNK, MAX_CHUNK).min(bytes(2)).max(1)
 }

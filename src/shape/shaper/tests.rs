@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::shape::settings::{ClassSettings, Dscp};
+use crate::shape::timetable::Timetable;
 
 const OWNER: Owner = Owner { client: IpAddr::V4(Ipv4Addr::LOCALHOST), user: None };
 
@@ -36,10 +38,10 @@ fn greedy(shaper: &Arc<Shaper>, class: &str) -> JoinHandle<()> {
     let mut flow = shaper.register_flow(class, &OWNER).unwrap();
     tokio::spawn(async move {
         loop {
-            let leave = flow.acquire(16 << 10).await;
+            let permit = flow.acquire(16 << 10).await;
             // Without limits it never waits.
             tokio::task::yield_now().await;
-            flow.spend(leave);
+            flow.spend(permit);
         }
     })
 }
@@ -97,8 +99,8 @@ async fn whoever_stops_waiting_loses_nothing_and_takes_nothing() {
     let mut first = shaper.register_flow("bulk", &OWNER).unwrap();
     // All of the burst, 10 ms, and one more.
     for _ in 0..11 {
-        let leave = first.acquire(1000).await;
-        first.spend(leave);
+        let permit = first.acquire(1000).await;
+        first.spend(permit);
     }
     let mut second = shaper.register_flow("bulk", &OWNER).unwrap();
     let waited = tokio::time::timeout(Duration::from_micros(100), second.acquire(1000)).await;
@@ -109,11 +111,11 @@ async fn whoever_stops_waiting_loses_nothing_and_takes_nothing() {
     assert_eq!(second.acquire(2000).await, 1000, "and is the same until it is spent");
     second.spend(300);
     assert_eq!(shaper.report()[0].bytes, 11_300);
-    // A flow that goes while it waits, and one that goes with leave.
+    // A flow that goes while it waits, and one that goes with a permit.
     let mut third = shaper.register_flow("bulk", &OWNER).unwrap();
     let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Ready(leave) = first.poll_acquire(&mut context, 1000) {
-        first.spend(leave);
+    while let Poll::Ready(permit) = first.poll_acquire(&mut context, 1000) {
+        first.spend(permit);
     }
     assert!(third.poll_acquire(&mut context, 1).is_pending());
     assert_eq!(second.acquire(1).await, 1);
@@ -131,8 +133,8 @@ async fn what_a_dropped_flow_had_goes_to_the_next_at_once() {
     let mut others: Vec<_> =
         (0..9).map(|_| shaper.register_flow("bulk", &OWNER).unwrap()).collect();
     for flow in &mut others {
-        let leave = flow.acquire(1000).await;
-        flow.spend(leave);
+        let permit = flow.acquire(1000).await;
+        flow.spend(permit);
     }
     let mut last = shaper.register_flow("bulk", &OWNER).unwrap();
     let waiting = tokio::spawn(async move { (last.acquire(1000).await, Instant::now()) });
@@ -221,11 +223,8 @@ async fn changes_that_do_not_hold_together_change_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn flows_join_leaves_alone_and_everything_is_counted() {
-    let bulk = ClassSettings {
-        dscp: super::super::settings::Dscp::new(1),
-        pacing: true,
-        ..class("bulk", Some("up"), None)
-    };
+    let bulk =
+        ClassSettings { dscp: Dscp::new(1), pacing: true, ..class("bulk", Some("up"), None) };
     let metrics = Metrics::new();
     let tree = settings(vec![class("up", None, Some(20)), bulk]);
     let shaper = Shaper::new(&tree, metrics.shape.clone()).unwrap();

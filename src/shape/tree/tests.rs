@@ -95,7 +95,7 @@ impl Simulation {
     fn client(&mut self, class: &str, address: u32, habit: Habit) -> usize {
         let class = self.settings.classes.iter().position(|one| *one.name == *class).unwrap();
         let address = IpAddr::V4(Ipv4Addr::from(address));
-        let flow = self.tree.join(class, address, None, self.now);
+        let flow = self.tree.add_flow(class, address, None, self.now);
         self.clients.push(Client { flow, habit, class, bytes: 0, asked: None, longest: 0 });
         let index = self.clients.len() - 1;
         assert_eq!(flow, self.whose.len(), "flows are numbered");
@@ -112,8 +112,8 @@ impl Simulation {
         change(&mut self.settings);
         let ceilings: Vec<_> = self.settings.classes.iter().map(|class| class.max_limit).collect();
         self.tree.apply(&self.settings, &ceilings, self.now);
-        for top in self.tree.tops() {
-            self.dispatch(Some(top));
+        for root in self.tree.roots() {
+            self.dispatch(Some(root));
         }
     }
 
@@ -144,17 +144,17 @@ impl Simulation {
             return;
         }
         self.clients[index].asked = Some(self.now);
-        let top = self.tree.request(flow, habit.want, self.now);
-        match top {
+        let root = self.tree.request(flow, habit.want, self.now);
+        match root {
             None => self.note(&[flow]),
-            top => self.dispatch(top),
+            root => self.dispatch(root),
         }
     }
 
-    fn dispatch(&mut self, top: Option<usize>) {
+    fn dispatch(&mut self, root: Option<usize>) {
         let mut granted = Vec::new();
-        if let Some(top) = top {
-            self.tree.dispatch(top, self.now, &mut granted);
+        if let Some(root) = root {
+            self.tree.dispatch(root, self.now, &mut granted);
         }
         self.note(&granted);
     }
@@ -162,7 +162,7 @@ impl Simulation {
     fn note(&mut self, granted: &[FlowId]) {
         for flow in granted {
             let index = self.whose[*flow];
-            let bytes = self.tree.leave_of(*flow);
+            let bytes = self.tree.permit_of(*flow);
             assert!(bytes > 0);
             self.tree.spend(*flow, bytes, self.now);
             let client = &mut self.clients[index];
@@ -276,7 +276,7 @@ fn small_requests_get_as_much_as_large_ones() {
 }
 
 #[test]
-fn pcq_rate_caps_each_party_and_wastes_nothing() {
+fn pcq_rate_caps_each_key_and_wastes_nothing() {
     let mut settings = one(mbit(20), Classifier::SrcAddress);
     settings.classes[0].pcq.rate = mbit(3);
     let mut simulation = Simulation::new(settings);
@@ -413,7 +413,7 @@ fn whoever_waits_gets_something_within_15_s() {
     assert!(simulation.longest_wait() < 15 * SECOND, "{}", simulation.longest_wait());
     let bulk = simulation.rate("bulk", 10 * SECOND, 60 * SECOND);
     assert!(bulk > 0 && bulk <= 400_000, "a 64th of the parent at most: {bulk}");
-    let (bulk, regular) = (simulation.tree.nodes[2].tally, simulation.tree.nodes[1].tally);
+    let (bulk, regular) = (simulation.tree.nodes[2].counters, simulation.tree.nodes[1].counters);
     assert!(bulk.trickles > 100 && bulk.starved > 50 * 9 * SECOND && regular.trickles == 0);
 }
 
@@ -421,7 +421,7 @@ fn whoever_waits_gets_something_within_15_s() {
 fn ten_thousand_flows_are_kept_alive() {
     for rate in [kbit(20), mbit(1), mbit(20)] {
         let mut simulation = Simulation::new(one(rate, Classifier::SrcAddress));
-        // One party has half of them, so that its flows would wait far longer than the others'.
+        // One client has half of them, so that its flows would wait far longer than the others'.
         let habit = Habit { from: SECOND, ..GREEDY };
         let clients: Vec<_> =
             (0..10_000_u32).map(|n| simulation.client("all", n.min(5_000), habit)).collect();
@@ -436,27 +436,27 @@ fn ten_thousand_flows_are_kept_alive() {
 fn a_flow_that_goes_gives_back_what_it_had_and_its_turn() {
     let mut tree = Tree::new(&one(mbit(8), Classifier::Connection), &[Some(mbit(8))], 0);
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let flows: Vec<_> = (0..20).map(|_| tree.join(0, address, None, 0)).collect();
+    let flows: Vec<_> = (0..20).map(|_| tree.add_flow(0, address, None, 0)).collect();
     let mut granted = Vec::new();
     for flow in &flows {
         tree.request(*flow, 1000, 0);
     }
     tree.dispatch(0, 0, &mut granted);
     assert_eq!(granted, flows[..11], "10 ms, and one more");
-    // The next in turn goes, then one that had leave.
-    tree.leave(flows[11], 0);
+    // The next in turn goes, then one that had a permit.
+    tree.remove_flow(flows[11], 0);
     granted.clear();
-    let top = tree.leave(flows[0], 0);
-    tree.dispatch(top, 0, &mut granted);
+    let root = tree.remove_flow(flows[0], 0);
+    tree.dispatch(root, 0, &mut granted);
     assert_eq!(granted, [flows[12]]);
     assert_eq!(tree.spend(flows[1], 400, 0), Some(0));
     tree.dispatch(0, 0, &mut granted);
     assert_eq!((granted.len(), tree.deadline()), (1, Some(400 * MICROSECOND)));
     for flow in flows[1..11].iter().chain(&flows[12..]) {
-        tree.leave(*flow, 0);
+        tree.remove_flow(*flow, 0);
     }
-    let (tally, _) = tree.tally(0, 0);
-    assert_eq!((tally.flows, tally.waiting, tally.bytes), (0, 0, 400));
+    let (counters, _) = tree.counters(0, 0);
+    assert_eq!((counters.flows, counters.waiting, counters.bytes), (0, 0, 400));
     assert!(tree.flows.is_empty());
 }
 
