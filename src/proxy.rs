@@ -36,7 +36,7 @@ use pingora_proxy::FailToProxy;
 use crate::drip::stream::PacedStream;
 use crate::lifecycle::Connection;
 use crate::profile::Profiles;
-use crate::s3::headers::{self, SignedHeaders};
+use crate::s3::outgoing::Outgoing;
 use crate::s3::quiet::is_quiet;
 use crate::s3::resolve::Resolver;
 use crate::s3::upstream::Upstream;
@@ -74,34 +74,21 @@ pub struct DripProxy {
 }
 
 impl DripProxy {
-    /// The request's head as S3 gets it: what S3 reads and what is signed, as `forwards` says.
-    fn s3_request(
-        &self,
-        session: &Session,
-        ctx: &Context,
-        forwards: fn(&str, &SignedHeaders, bool) -> bool,
-    ) -> Result<RequestHeader> {
+    /// The client's request as S3 gets it.
+    fn s3_request(&self, session: &Session, ctx: &Context) -> Result<RequestHeader> {
         let client = session.req_header();
-        let query =
-            ctx.s3.target.iter().position(|b| *b == b'?').map(|at| &ctx.s3.target[at + 1..]);
-        let authorization = client.headers.get(header::AUTHORIZATION);
-        let authorization = authorization.filter(|_| self.upstream.authorization);
-        let signed = SignedHeaders::of(query, authorization.map(http::HeaderValue::as_bytes));
-        let mut request = RequestHeader::build(client.method.clone(), &ctx.s3.target, Some(8))?;
-        request.set_version(Version::HTTP_11);
-        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        let Upstream { endpoint, .. } = &self.upstream;
+        let authority = self.upstream.authority();
+        let mut request =
+            Outgoing::new(endpoint, client.method.clone(), &ctx.s3.target, authority)?;
         if ctx.s3.valve.is_some() {
-            request.insert_header(header::CONNECTION, "close")?;
+            request.close_after()?;
         }
-        let connection = client.headers.get_all(header::CONNECTION);
-        let connection: Vec<_> = connection.iter().map(http::HeaderValue::as_bytes).collect();
-        for (name, value) in &client.headers {
-            let nominated = headers::hop_by_hop(name.as_str(), &connection);
-            if !nominated && forwards(name.as_str(), &signed, self.upstream.authorization) {
-                request.append_header(name.clone(), value.clone())?;
-            }
+        request.pass_on(&client.headers)?;
+        if client.method == Method::PUT {
+            request.announce_body(client)?;
         }
-        Ok(request)
+        Ok(request.finish())
     }
 
     /// Whether S3 is to be read no faster than the client: a body that takes its time.
@@ -239,7 +226,7 @@ impl ProxyHttp for DripProxy {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        *upstream = self.s3_request(session, ctx, headers::forwards)?;
+        *upstream = self.s3_request(session, ctx)?;
         Ok(())
     }
 

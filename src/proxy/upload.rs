@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use http::{StatusCode, Version, header};
 use log::warn;
 use pingora::prelude::*;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use tokio::time::Instant;
 
 use super::delivery::http_stream;
@@ -27,7 +27,6 @@ use crate::header_pattern::HeaderPattern;
 use crate::http1::framing::Defect;
 use crate::http1::stream::HttpStream;
 use crate::limits;
-use crate::s3::headers;
 use crate::s3::put::{Put, Putter};
 use crate::shape::Flow;
 use crate::transfers::{self, ByteCount, End, Kind, LiveTransfer, Transfer};
@@ -116,7 +115,7 @@ impl DripProxy {
         connected: &mut Option<Put>,
         sent: &ByteCount,
     ) -> Outcome {
-        let head = match self.upload_head(session, ctx) {
+        let head = match self.s3_request(session, ctx) {
             Ok(head) => head,
             Err(e) => return Outcome::Upstream(e.into_in()),
         };
@@ -148,28 +147,6 @@ impl DripProxy {
             limits,
         };
         passing.run(session, sent).await
-    }
-
-    /// The request's head as S3 gets it.
-    fn upload_head(&self, session: &mut Session, ctx: &Context) -> Result<RequestHeader> {
-        let mut head = self.s3_request(session, ctx, headers::forwards_upload)?;
-        let request = session.req_header();
-        // One of the two, or none: the head was judged. Without a body S3 wants to hear of it.
-        let chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
-        let length = request.headers.get(header::CONTENT_LENGTH).cloned();
-        // RFC 9110 §10.1.1: what an HTTP/1.0 client expects is to be ignored.
-        let expect = request.headers.get(header::EXPECT);
-        let expect = expect.filter(|_| request.version == Version::HTTP_11).cloned();
-        if chunked {
-            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
-        } else {
-            let length = length.unwrap_or(http::HeaderValue::from_static("0"));
-            head.insert_header(header::CONTENT_LENGTH, length)?;
-        }
-        if let Some(expect) = expect {
-            head.insert_header(header::EXPECT, expect)?;
-        }
-        Ok(head)
     }
 
     /// Relays S3's answer.

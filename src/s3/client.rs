@@ -1,14 +1,13 @@
 //! A small client for GETs of dripline's own: conditional ones, ranges and whole objects, over
 //! Pingora's connectors and their pool.
 //!
-//! Invariant: a request target goes out byte for byte, so whatever its query was signed for holds;
-//! the caller adds no header that would need a signature. This file must not know what the answer
+//! Invariant: every request is built by [`super::outgoing`]. This file must not know what the answer
 //! is for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::v1::Connector;
 use pingora_core::prelude::HttpPeer;
@@ -18,6 +17,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use super::outgoing::{Authority, Outgoing};
 use super::quiet::is_quiet;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
@@ -50,7 +50,8 @@ impl Client {
         &self.upstream
     }
 
-    /// Sends a GET for `target` (path and query) and reads the answer's head.
+    /// Sends a GET for `target` (path and query), for which `authority` vouches, and reads the answer's
+    /// head.
     ///
     /// # Errors
     ///
@@ -59,8 +60,9 @@ impl Client {
     pub async fn get(
         &self,
         target: &[u8],
+        authority: Authority,
         headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Answer> {
+    ) -> Result<S3Response> {
         let mut last = None;
         for _ in 0..TRIES {
             let (address, peer) = self.upstream.next_peer(&self.resolver).await?;
@@ -72,8 +74,8 @@ impl Client {
                     continue;
                 }
             };
-            let mut answer = Answer { session, peer };
-            match answer.ask(self.request(target, headers)?).await {
+            let mut answer = S3Response { session, peer };
+            match answer.ask(self.request(target, authority, headers)?).await {
                 Ok(()) => return Ok(answer),
                 // S3 may close an idle connection at any time; nothing was answered, so ask again.
                 Err(e) if reused => last = Some(e.into_up()),
@@ -94,8 +96,8 @@ impl Client {
     }
 
     /// Keeps the connection for the next request, if the answer was read to its end.
-    pub async fn release(&self, answer: Answer) {
-        let Answer { session, peer } = answer;
+    pub async fn release(&self, answer: S3Response) {
+        let S3Response { session, peer } = answer;
         let idle = Some(self.upstream.idle_timeout);
         self.connector.release_http_session(session, &peer, idle).await;
     }
@@ -103,25 +105,25 @@ impl Client {
     fn request(
         &self,
         target: &[u8],
+        authority: Authority,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Box<RequestHeader>> {
-        let mut request = RequestHeader::build(Method::GET, target, Some(headers.len() + 1))?;
-        request.set_version(Version::HTTP_11);
-        request.insert_header(header::HOST, self.upstream.endpoint.host_header())?;
+        let endpoint = &self.upstream.endpoint;
+        let mut request = Outgoing::new(endpoint, Method::GET, target, authority)?;
         for (name, value) in headers {
-            request.insert_header(name.clone(), value.clone())?;
+            request.insert(name.clone(), value.clone())?;
         }
-        Ok(Box::new(request))
+        Ok(Box::new(request.finish()))
     }
 }
 
 /// S3's answer: its head, and a body to be read. Dropping it closes the connection.
-pub struct Answer {
+pub struct S3Response {
     session: HttpSession,
     peer: HttpPeer,
 }
 
-impl Answer {
+impl S3Response {
     /// The status code.
     #[must_use]
     pub fn status(&self) -> StatusCode {

@@ -11,6 +11,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::connect::ValvedConnect;
 use super::endpoint::Endpoint;
+use super::outgoing::Authority;
 use super::resolve::Resolver;
 use crate::valve::Valve;
 
@@ -41,6 +42,12 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Who vouches for a request to this bucket.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        Authority::Client { authorization: self.authorization }
+    }
+
     /// The peer for a request to S3 at `address`, read through `valve` if there is one.
     #[must_use]
     pub fn peer(&self, address: SocketAddr, valve: Option<&Arc<Valve>>) -> HttpPeer {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::file::SpoolFile;
 use super::object::{Failure, Object, State};
 use super::{Spool, content_range};
-use crate::s3::client::Answer;
+use crate::s3::client::S3Response;
 use crate::s3::headers;
 
 /// How often a fill is tried without a single new byte before it fails. With the pauses below that
@@ -145,8 +145,9 @@ impl Spool {
             let range = HeaderValue::try_from(format!("bytes={from}-"));
             asked.push((header::RANGE, range.map_err(|e| Stop::Again(e.to_string()))?));
         }
+        let authority = self.client.upstream().authority();
         let answer = tokio::select! {
-            answer = self.client.get(ticket, &asked) => answer,
+            answer = self.client.get(ticket, authority, &asked) => answer,
             () = self.nobody(object) => return Err(Stop::For(Failure::Abandoned)),
         };
         let mut answer = answer.map_err(|e| Stop::Again(e.to_string()))?;
@@ -160,7 +161,7 @@ impl Spool {
 
     /// Reads the body into the file: S3 is read while the disk writes, up to a bound.
     #[expect(clippy::disallowed_methods, reason = "an idle fill has a deadline")]
-    async fn pour(&self, object: &Arc<Object>, answer: &mut Answer) -> Result<(), Stop> {
+    async fn pour(&self, object: &Arc<Object>, answer: &mut S3Response) -> Result<(), Stop> {
         let mut collected = Vec::new();
         let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;
         // When what is collected is written at the latest.
@@ -229,7 +230,7 @@ impl Spool {
 }
 
 /// Whether S3's answer carries on: the whole object, or the rest `from` on.
-fn judge(answer: &Answer, object: &Object, from: Option<u64>) -> Result<(), Stop> {
+fn judge(answer: &S3Response, object: &Object, from: Option<u64>) -> Result<(), Stop> {
     let status = answer.status();
     let number = |name| answer.header(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let length = number(header::CONTENT_LENGTH);
@@ -271,7 +272,7 @@ fn judge(answer: &Answer, object: &Object, from: Option<u64>) -> Result<(), Stop
 }
 
 /// The head as it is kept: what describes the object, and nothing of this one answer.
-fn stored(answer: &Answer) -> ResponseHeader {
+fn stored(answer: &S3Response) -> ResponseHeader {
     super::object_head(answer.head())
 }
 

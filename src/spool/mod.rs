@@ -34,7 +34,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::sync::Semaphore;
 
 use crate::metrics::SpoolMetrics;
-use crate::s3::client::{Answer, Client};
+use crate::s3::client::{Client, S3Response};
 use crate::s3::headers;
 use admission::{Bypass, ObjectName};
 use catalogue::{Catalogue, Place};
@@ -301,11 +301,12 @@ impl Spool {
             }
         }
         let began = Instant::now();
-        let mut answer = self.client.get(ask.target, &headers).await;
+        let authority = self.client.upstream().authority();
+        let mut answer = self.client.get(ask.target, authority, &headers).await;
         let empty = answer.as_ref().is_ok_and(|a| a.status() == StatusCode::RANGE_NOT_SATISFIABLE);
         if empty && ask.request.method == Method::HEAD {
             // No byte can be had of it, so all of it costs nothing, and brings its head.
-            answer = self.client.get(ask.target, &headers[1..]).await;
+            answer = self.client.get(ask.target, authority, &headers[1..]).await;
         }
         self.metrics.check_seconds.observe(began.elapsed().as_secs_f64());
         let checked = match answer {
@@ -327,7 +328,7 @@ impl Spool {
         &self,
         ask: &Ask<'_>,
         known: Option<Arc<Object>>,
-        mut answer: Answer,
+        mut answer: S3Response,
     ) -> Checked {
         let status = answer.status();
         let etag = answer.header(header::ETAG).cloned();
