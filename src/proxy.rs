@@ -17,7 +17,7 @@ mod state;
 pub mod upload;
 
 use std::any::Any;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -211,7 +211,10 @@ impl ProxyHttp for DripProxy {
         _: Option<&Digest>,
         _: &mut Context,
     ) -> Result<()> {
-        if !reused || is_quiet(fd) {
+        // SAFETY: Pingora calls this while it holds the connection, so the descriptor is open meanwhile.
+        #[expect(unsafe_code, reason = "Pingora shows a connection's socket as a number alone")]
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        if !reused || is_quiet(socket) {
             return Ok(());
         }
         let mut e = Error::explain(ReadError, "S3 sent something unasked for").into_up();

@@ -4,6 +4,7 @@
 //! Invariant: every request is built by [`super::outgoing`]. This file must not know what the answer
 //! is for.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -89,7 +90,7 @@ impl Client {
     async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool)> {
         loop {
             let (session, reused) = self.connector.get_http_session(peer).await?;
-            if !reused || is_quiet(session.id()) {
+            if !reused || is_quiet_session(&session) {
                 return Ok((session, reused));
             }
         }
@@ -98,7 +99,7 @@ impl Client {
     /// Keeps the connection for the next request, if the answer was read to its end.
     pub async fn release(&self, answer: S3Response) {
         let S3Response { session, peer } = answer;
-        let idle = Some(self.upstream.idle_timeout);
+        let idle = Some(self.upstream.settings.idle_timeout);
         self.connector.release_http_session(session, &peer, idle).await;
     }
 
@@ -117,7 +118,14 @@ impl Client {
     }
 }
 
-/// S3's answer: its head, and a body to be read. Dropping it closes the connection.
+/// Whether nothing has come on a pooled connection.
+#[expect(unsafe_code, reason = "Pingora shows a session's socket as a number alone")]
+fn is_quiet_session(session: &HttpSession) -> bool {
+    // SAFETY: the session owns its connection, so the descriptor stays open while it is borrowed here.
+    is_quiet(unsafe { BorrowedFd::borrow_raw(session.id()) })
+}
+
+/// S3's response: its head, and a body to be read. Dropping it closes the connection.
 pub struct S3Response {
     session: HttpSession,
     peer: HttpPeer,

@@ -2,24 +2,18 @@
 //! response ended.
 //!
 //! Pingora's pool looks as well, but it asks the runtime, which learns of bytes a moment after the
-//! kernel has them. A response that is longer than it said could then pass for the next one's
-//! beginning. So the kernel is asked. What comes later still cannot be told from an answer
-//! (RFC 9112 §9.3), by anybody.
+//! kernel has them. Surplus bytes of one response could then be read as the beginning of the next
+//! one. So the kernel is asked. Bytes that arrive later cannot be told from a response, by anybody
+//! (RFC 9112 §9.3).
 
-#![expect(unsafe_code, reason = "a descriptor that Pingora hands out as a number")]
-
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-/// Whether that socket has neither bytes nor its end to be read.
-///
-/// `fd` must be open.
+/// Whether neither bytes nor the end of the stream are waiting to be read on that socket.
 #[must_use]
-pub fn is_quiet(fd: RawFd) -> bool {
-    // SAFETY: the caller holds the connection, and its descriptor is open for as long as this call.
-    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+pub fn is_quiet(socket: BorrowedFd<'_>) -> bool {
     let mut byte = [0; 1];
     let read = recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
     matches!(read, Err(Errno::AGAIN | Errno::INTR))
@@ -30,7 +24,7 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsFd;
 
     #[test]
     fn bytes_and_ends_are_seen() {
@@ -40,11 +34,11 @@ mod tests {
             (near, listener.accept().unwrap().0)
         };
         let (near, mut far) = pair();
-        assert!(is_quiet(near.as_raw_fd()));
+        assert!(is_quiet(near.as_fd()));
         far.write_all(b"x").unwrap();
-        assert!(!is_quiet(near.as_raw_fd()));
+        assert!(!is_quiet(near.as_fd()));
         let (near, far) = pair();
         drop(far);
-        assert!(!is_quiet(near.as_raw_fd()));
+        assert!(!is_quiet(near.as_fd()));
     }
 }
