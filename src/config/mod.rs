@@ -60,7 +60,6 @@ pub use listener_tls::ListenerTls;
 pub use s3::S3;
 pub use sources::Sources;
 pub use uploads::Uploads;
-pub use upstream::Upstream;
 
 use crate::profile::Profiles;
 use env::Environment;
@@ -84,7 +83,7 @@ pub struct Config {
     /// The class tree; None if nothing is shaped.
     pub shaping: Option<crate::shape::Settings>,
     /// The connections to S3.
-    pub upstream: Upstream,
+    pub upstream: crate::s3::upstream::Settings,
     /// The forward proxy; None if not wanted.
     pub forward_proxy: Option<crate::forward_proxy::Settings>,
     /// What clients may take.

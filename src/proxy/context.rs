@@ -29,7 +29,7 @@ pub struct Context {
     /// What S3 is asked.
     pub s3: S3Request,
     /// What S3 has authorised and the spool serves.
-    pub spooled: Option<spool::Served>,
+    pub spooled: Option<spool::Authorised>,
     drip: Option<Drip>,
     /// The drip that goes on when the request is over.
     detached: Mutex<Option<Box<Detached>>>,
@@ -67,7 +67,7 @@ impl Context {
     /// Where the client's stream gets the body from.
     pub fn feed(&self) -> Feed {
         match (&self.spooled, &self.s3.valve) {
-            (Some(served), _) => Feed::Source(Arc::clone(&served.reading) as _),
+            (Some(served), _) => Feed::Source(Arc::clone(&served.reader) as _),
             (None, Some(valve)) => Feed::Valve(Arc::clone(valve)),
             (None, None) => Feed::Free,
         }

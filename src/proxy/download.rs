@@ -48,14 +48,14 @@ impl DripProxy {
     /// The key that brings what was authorised to the cache's look-up.
     pub(super) fn cache_key(ctx: &Context) -> Result<CacheKey> {
         let served = ctx.spooled.as_ref();
-        let head = served.and_then(|served| served.reading.head());
+        let head = served.and_then(|served| served.reader.head());
         let (Some(served), Some((head, since))) = (served, head) else {
             return Error::e_explain(InternalError, "nothing was authorised");
         };
         let mut head = head.clone();
         trim(&mut head, &ctx.delivery.settings.response_headers);
-        let reading = Arc::clone(&served.reading);
-        Ok(Hit::new(reading, head, since, served.multipart).into_key())
+        let reader = Arc::clone(&served.reader);
+        Ok(Hit::new(reader, head, since, served.multipart).into_key())
     }
 
     /// Relays a response of S3's that was read whole.

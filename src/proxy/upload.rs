@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{StatusCode, Version, header};
+use http::{StatusCode, header};
 use log::warn;
 use pingora::prelude::*;
 use pingora_http::ResponseHeader;
@@ -92,7 +92,7 @@ impl DripProxy {
         if !session.as_downstream_mut().is_body_done() {
             session.set_keepalive(None);
         }
-        let timeout = uploads.putter.upstream().response_timeout;
+        let timeout = uploads.putter.upstream().settings.response_timeout;
         let end = match (end, &mut put) {
             (Outcome::Answered(head), Some(put)) => match put.body(timeout).await {
                 Ok(body) => {
@@ -143,7 +143,7 @@ impl DripProxy {
             piece: Bytes::new(),
             complete: false,
             expects,
-            response_timeout: uploads.putter.upstream().response_timeout,
+            response_timeout: uploads.putter.upstream().settings.response_timeout,
             limits,
         };
         passing.run(session, sent).await

@@ -65,7 +65,7 @@ impl Putter {
             match self.connector.new_stream(&peer).await {
                 Ok(stream) => {
                     let mut session = HttpSession::new(stream);
-                    session.write_timeout = Some(self.upstream.response_timeout);
+                    session.write_timeout = Some(self.upstream.settings.response_timeout);
                     return Ok(Put { session });
                 }
                 Err(e) => {

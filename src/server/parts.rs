@@ -14,23 +14,20 @@ use super::StartError;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::s3::client::Client;
-use crate::s3::upstream::Upstream;
+use crate::s3::upstream::{self, Upstream};
 use crate::spool::{self, Spool};
 
 /// How S3 is talked to.
 pub(super) fn upstream(
     s3: &config::S3,
-    upstream: &config::Upstream,
+    settings: &upstream::Settings,
 ) -> Result<Upstream, StartError> {
     let ca = s3.ca.as_deref().map(authorities).transpose();
     Ok(Upstream {
         endpoint: s3.endpoint.clone(),
         ca: ca.map_err(|source| StartError::Ca { source })?,
         authorization: s3.authorization,
-        connect_timeout: upstream.connect_timeout,
-        response_timeout: upstream.response_timeout,
-        idle_timeout: upstream.idle_timeout,
-        recv_buffer: usize::try_from(upstream.recv_buffer.bytes()).unwrap_or(usize::MAX),
+        settings: *settings,
     })
 }
 

@@ -6,14 +6,14 @@
 //!
 //! This file must not know files, S3 or HTTP.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
 use lru::LruCache;
 
 use super::admission::ObjectName;
-use super::object::{Failure, Object, Reading, State};
+use super::budget::{Reservation, Reserved};
+use super::object::{BodyReader, Failure, Object, State};
 use crate::metrics::SpoolMetrics;
 
 /// The objects by name, the least recently used first to go.
@@ -21,7 +21,7 @@ use crate::metrics::SpoolMetrics;
 pub struct Catalogue {
     max_bytes: u64,
     max_objects: usize,
-    used: Arc<Used>,
+    reserved: Reserved,
     objects: Mutex<LruCache<ObjectName, Arc<Object>>>,
     metrics: SpoolMetrics,
 }
@@ -30,9 +30,9 @@ pub struct Catalogue {
 #[derive(Debug)]
 pub enum Place {
     /// An object that is there or being filled.
-    Present(Reading),
+    Present(BodyReader),
     /// A new one, whose fill is the caller's to start.
-    New(Reading),
+    New(BodyReader),
     /// All room is taken by what is read or filled.
     Full,
 }
@@ -40,9 +40,9 @@ pub enum Place {
 impl Catalogue {
     /// An empty catalogue.
     pub fn new(max_bytes: u64, max_objects: usize, metrics: SpoolMetrics) -> Self {
-        let used = Arc::new(Used { bytes: AtomicU64::new(0), metrics: metrics.clone() });
+        let reserved = Reserved::new(metrics.clone());
         let objects = Mutex::new(LruCache::unbounded());
-        Self { max_bytes, max_objects, used, objects, metrics }
+        Self { max_bytes, max_objects, reserved, objects, metrics }
     }
 
     /// The object of that name, if it is there or being filled.
@@ -51,7 +51,7 @@ impl Catalogue {
     }
 
     /// Lets an authorised client read what it was authorised for; `None` if that has failed since.
-    pub fn read(&self, object: &Arc<Object>, target: Arc<[u8]>) -> Option<Reading> {
+    pub fn read(&self, object: &Arc<Object>, target: Arc<[u8]>) -> Option<BodyReader> {
         let _lock = self.lock();
         let failed = matches!(object.state(), State::Failed(_));
         (!failed).then(|| object.read(target))
@@ -75,11 +75,11 @@ impl Catalogue {
             objects.pop(name);
             self.metrics.objects.set(i64::try_from(objects.len()).unwrap_or(i64::MAX));
         }
-        let Some(space) = self.space(&mut objects, length) else { return Place::Full };
+        let Some(space) = self.make_room(&mut objects, length) else { return Place::Full };
         let object = Arc::new(Object::new(name.clone(), etag.clone(), length, space));
-        let reading = object.read(target);
+        let reader = object.read(target);
         objects.put(name.clone(), object);
-        Place::New(reading)
+        Place::New(reader)
     }
 
     /// Stops a fill that nobody reads; false if somebody does by now.
@@ -107,14 +107,19 @@ impl Catalogue {
         self.metrics.objects.set(i64::try_from(objects.len()).unwrap_or(i64::MAX));
     }
 
-    /// Makes room for an object of `length` bytes.
-    fn space(&self, objects: &mut LruCache<ObjectName, Arc<Object>>, length: u64) -> Option<Space> {
+    /// Evicts what has to go for an object of `length` bytes, and reserves them; `None` if that cannot be
+    /// done.
+    fn make_room(
+        &self,
+        objects: &mut LruCache<ObjectName, Arc<Object>>,
+        length: u64,
+    ) -> Option<Reservation> {
         let idle = |object: &Object| object.readers() == 0 && object.state() == State::Complete;
         let enough = |used: u64, count: usize| {
             count < self.max_objects && used.saturating_add(length) <= self.max_bytes
         };
-        // The oldest that have to go; none goes if all together would not do.
-        let (mut used, mut count, mut going) = (self.used.get(), objects.len(), Vec::new());
+        // The oldest go first. None goes if all of them together would not do.
+        let (mut used, mut count, mut going) = (self.reserved.bytes(), objects.len(), Vec::new());
         for (name, object) in objects.iter().rev() {
             if enough(used, count) {
                 break;
@@ -133,45 +138,12 @@ impl Catalogue {
             self.metrics.evictions.inc();
         }
         self.metrics.objects.set(i64::try_from(objects.len() + 1).unwrap_or(i64::MAX));
-        self.used.bytes.fetch_add(length, Ordering::AcqRel);
-        self.used.show();
-        Some(Space { used: Arc::clone(&self.used), length })
+        Some(self.reserved.reserve(length))
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<ObjectName, Arc<Object>>> {
         // Nothing panics while it is held.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The bytes that files hold or are promised.
-#[derive(Debug)]
-struct Used {
-    bytes: AtomicU64,
-    metrics: SpoolMetrics,
-}
-
-impl Used {
-    fn get(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
-    }
-
-    fn show(&self) {
-        self.metrics.bytes.set(i64::try_from(self.get()).unwrap_or(i64::MAX));
-    }
-}
-
-/// An object's part of the budget, until it is dropped.
-#[derive(Debug)]
-pub struct Space {
-    used: Arc<Used>,
-    length: u64,
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        self.used.bytes.fetch_sub(self.length, Ordering::AcqRel);
-        self.used.show();
     }
 }
 
@@ -199,17 +171,17 @@ mod tests {
     }
 
     /// Joins as the first, and fills the object.
-    fn fill(catalogue: &Catalogue, key: &str, length: u64) -> Reading {
-        let Place::New(reading) = join(catalogue, key, "1", length) else {
+    fn fill(catalogue: &Catalogue, key: &str, length: u64) -> BodyReader {
+        let Place::New(reader) = join(catalogue, key, "1", length) else {
             panic!("{key} is not new");
         };
         let parent = tempfile::tempdir().unwrap();
         let directory = crate::spool::file::Directory::open(parent.path()).unwrap();
         let file = crate::spool::file::SpoolFile::create(&directory, length).unwrap();
         let head = pingora_http::ResponseHeader::build(200, None).unwrap();
-        reading.object().begin(head, file);
-        reading.object().append(&vec![1; usize::try_from(length).unwrap()]).unwrap();
-        reading
+        reader.object().begin(head, file);
+        reader.object().append(&vec![1; usize::try_from(length).unwrap()]).unwrap();
+        reader
     }
 
     #[test]
@@ -223,7 +195,7 @@ mod tests {
         assert!(catalogue.find(&name("b")).is_none());
         assert!(catalogue.find(&name("a")).is_some());
         assert!(catalogue.find(&name("c")).is_some());
-        assert_eq!(catalogue.used.get(), 30);
+        assert_eq!(catalogue.reserved.bytes(), 30);
         assert_eq!(catalogue.metrics.evictions.get(), 1);
     }
 
@@ -252,10 +224,10 @@ mod tests {
         let Place::New(new) = join(&catalogue, "a", "2", 10) else { panic!("not new") };
         assert_eq!(catalogue.find(&name("a")).unwrap().etag(), etag("2"));
         assert_eq!(old.object().etag(), etag("1"));
-        assert_eq!(catalogue.used.get(), 20);
+        assert_eq!(catalogue.reserved.bytes(), 20);
         assert!(matches!(join(&catalogue, "b", "1", 1), Place::Full));
         drop(old);
-        assert_eq!(catalogue.used.get(), 10);
+        assert_eq!(catalogue.reserved.bytes(), 10);
         assert!(matches!(join(&catalogue, "a", "2", 10), Place::Present(_)));
         drop(new);
     }

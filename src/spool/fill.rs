@@ -17,9 +17,10 @@ use pingora_http::ResponseHeader;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::Spool;
+use super::check::{content_range, object_head};
 use super::file::SpoolFile;
 use super::object::{Failure, Object, State};
-use super::{Spool, content_range};
 use crate::s3::client::S3Response;
 use crate::s3::headers;
 
@@ -151,7 +152,7 @@ impl Spool {
             () = self.nobody(object) => return Err(Stop::For(Failure::Abandoned)),
         };
         let mut answer = answer.map_err(|e| Stop::Again(e.to_string()))?;
-        judge(&answer, object, file.is_none().then_some(from))?;
+        check_response(&answer, object, file.is_none().then_some(from))?;
         match file.take() {
             Some(file) => object.begin(stored(&answer), file),
             None => self.metrics.resumes.inc(),
@@ -230,7 +231,7 @@ impl Spool {
 }
 
 /// Whether S3's answer carries on: the whole object, or the rest `from` on.
-fn judge(answer: &S3Response, object: &Object, from: Option<u64>) -> Result<(), Stop> {
+fn check_response(answer: &S3Response, object: &Object, from: Option<u64>) -> Result<(), Stop> {
     let status = answer.status();
     let number = |name| answer.header(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let length = number(header::CONTENT_LENGTH);
@@ -273,7 +274,7 @@ fn judge(answer: &S3Response, object: &Object, from: Option<u64>) -> Result<(), 
 
 /// The head as it is kept: what describes the object, and nothing of this one answer.
 fn stored(answer: &S3Response) -> ResponseHeader {
-    super::object_head(answer.head())
+    object_head(answer.head())
 }
 
 fn write(object: &Arc<Object>, bytes: Vec<u8>) -> JoinHandle<std::io::Result<()>> {

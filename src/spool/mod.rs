@@ -13,59 +13,42 @@
 //! This room must not know how a body is paced, nor anything of the configuration file.
 
 pub mod admission;
+mod budget;
 pub mod catalogue;
+mod check;
 pub mod file;
 mod fill;
 pub mod object;
 mod ranges;
+pub mod settings;
 pub mod storage;
 mod trust;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use pingora_core::Error;
 use pingora_core::protocols::http::conditional_filter::not_modified_filter;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::sync::Semaphore;
 
 use crate::metrics::SpoolMetrics;
-use crate::s3::client::{Client, S3Response};
-use crate::s3::headers;
+use crate::s3::client::Client;
 use admission::{Bypass, ObjectName};
 use catalogue::{Catalogue, Place};
+use check::Checked;
 use file::Directory;
-use object::{Failure, Object, Reading, State};
+use object::{BodyReader, Failure, Object, State};
 use ranges::{Interest, Need};
+pub use settings::Settings;
 use trust::Trust;
 
 /// How often a request is authorised anew because the object changed, or its fill was given up,
 /// between the check and the first byte.
 const ROUNDS: u32 = 3;
-
-/// Bytes of a refusal's body that are relayed. S3's error documents have a few hundred.
-const MAX_REFUSAL: usize = 64 << 10;
-
-/// How the spool is set up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The directory of its files.
-    pub dir: PathBuf,
-    /// Bytes of all files together; 0 switches the spool off.
-    pub max_bytes: u64,
-    /// Bytes of one object; larger ones go direct.
-    pub max_object: u64,
-    /// Objects at a time, each of which takes a file descriptor.
-    pub max_objects: usize,
-    /// Fills at a time; more wait their turn.
-    pub max_fills: usize,
-    /// For how long an authorised request is not checked again; zero asks S3 every time.
-    pub trust: Duration,
-}
 
 /// The spool of one bucket.
 pub struct Spool {
@@ -95,7 +78,7 @@ pub struct Ask<'a> {
 /// What becomes of a request.
 pub enum Verdict {
     /// S3 has authorised it; it is served from here.
-    Serve(Served),
+    Serve(Authorised),
     /// It goes to S3 itself; the reason is a metric's label.
     Direct(&'static str),
     /// S3 has answered it, and the answer is relayed: a refusal, most of the time.
@@ -106,21 +89,11 @@ pub enum Verdict {
 
 /// What an authorised client is served from.
 #[derive(Debug)]
-pub struct Served {
+pub struct Authorised {
     /// The object, whose head is there.
-    pub reading: Arc<Reading>,
+    pub reader: Arc<BodyReader>,
     /// Whether it wants several ranges, which make one multipart body.
     pub multipart: bool,
-}
-
-/// What a check found.
-enum Checked {
-    /// Authorised: the object that was known is S3's.
-    Unchanged(Arc<Object>),
-    /// Authorised: S3 has this version. The head is the object's, as of a GET.
-    Version { etag: HeaderValue, length: u64, head: Box<ResponseHeader> },
-    /// All else.
-    Ended(Verdict),
 }
 
 impl Spool {
@@ -156,7 +129,7 @@ impl Spool {
     pub async fn authorise(self: &Arc<Self>, ask: &Ask<'_>) -> Verdict {
         let verdict = self.decide(ask).await;
         let result = match &verdict {
-            Verdict::Serve(served) => match served.reading.object().state() {
+            Verdict::Serve(authorised) => match authorised.reader.object().state() {
                 State::Complete => "hit",
                 State::Failed(_) => "head",
                 _ => "fill",
@@ -195,31 +168,31 @@ impl Spool {
                     checked
                 }
             };
-            let reading = match checked {
+            let reader = match checked {
                 Checked::Ended(verdict) => return verdict,
                 Checked::Unchanged(object) => {
-                    let Some(reading) = self.catalogue.read(&object, Arc::clone(&target)) else {
+                    let Some(reader) = self.catalogue.read(&object, Arc::clone(&target)) else {
                         continue;
                     };
-                    reading
+                    reader
                 }
                 Checked::Version { etag, length, head } => {
                     // Neither needs more of the object than its head.
                     let not_modified = not_modified_filter(ask.request, &head);
                     if ask.request.method == Method::HEAD || not_modified {
                         let object = Object::head_only(ask.name.clone(), etag, length, *head);
-                        let reading = Arc::new(Arc::new(object).read(target));
-                        return Verdict::Serve(Served { reading, multipart: false });
+                        let reader = Arc::new(Arc::new(object).read(target));
+                        return Verdict::Serve(Authorised { reader, multipart: false });
                     }
                     let need = Need::of(ask.request, &head);
                     match self.enter(ask, need, &etag, length, &target) {
-                        Ok(reading) => reading,
+                        Ok(reader) => reader,
                         Err(reason) => return Verdict::Direct(reason),
                     }
                 }
             };
-            match self.established(&reading).await {
-                Ok(()) => return serve(ask.request, reading),
+            match self.established(&reader).await {
+                Ok(()) => return serve(ask.request, reader),
                 Err(Some(Failure::Changed | Failure::Abandoned)) => {}
                 Err(Some(Failure::Unstorable)) => return Verdict::Direct("unstorable"),
                 Err(Some(Failure::Disk)) => return Verdict::Direct("disk"),
@@ -238,7 +211,7 @@ impl Spool {
         etag: &HeaderValue,
         length: u64,
         target: &Arc<[u8]>,
-    ) -> Result<Reading, &'static str> {
+    ) -> Result<BodyReader, &'static str> {
         if length == 0 {
             return Err("empty");
         }
@@ -253,23 +226,23 @@ impl Spool {
             return Err("small_range");
         }
         match self.catalogue.join(&ask.name, etag, length, Arc::clone(target)) {
-            Place::Present(reading) => Ok(reading),
-            Place::New(reading) => {
+            Place::Present(reader) => Ok(reader),
+            Place::New(reader) => {
                 self.interest.satisfied(&ask.name);
                 if need.is_part_of(length) {
-                    reading.object().persist();
+                    reader.object().persist();
                 }
-                tokio::spawn(Arc::clone(self).fill(Arc::clone(reading.object())));
-                Ok(reading)
+                tokio::spawn(Arc::clone(self).fill(Arc::clone(reader.object())));
+                Ok(reader)
             }
             Place::Full => Err("full"),
         }
     }
 
     /// Waits for S3's answer to the fill, as long as a client waits for S3 in general.
-    async fn established(&self, reading: &Reading) -> Result<(), Option<Failure>> {
-        let timeout = self.client.upstream().response_timeout;
-        match tokio::time::timeout(timeout, reading.established()).await {
+    async fn established(&self, reader: &BodyReader) -> Result<(), Option<Failure>> {
+        let timeout = self.client.upstream().settings.response_timeout;
+        match tokio::time::timeout(timeout, reader.established()).await {
             Ok(established) => established.map_err(Some),
             Err(_) => Err(None),
         }
@@ -285,161 +258,17 @@ impl Spool {
         }
         trusted
     }
-
-    /// Asks S3 for the first byte, unless it is the version that is known. The range keeps the
-    /// answer small when it is not; an If-None-Match goes first (RFC 9110 §13.2.2).
-    #[expect(clippy::disallowed_methods, reason = "the time that S3 takes is measured")]
-    async fn check(&self, ask: &Ask<'_>, known: Option<Arc<Object>>) -> Checked {
-        let mut headers: Vec<(HeaderName, HeaderValue)> =
-            vec![(header::RANGE, HeaderValue::from_static("bytes=0-0"))];
-        if let Some(known) = &known {
-            headers.push((header::IF_NONE_MATCH, known.etag().clone()));
-        }
-        for name in [header::IF_MATCH, header::IF_UNMODIFIED_SINCE] {
-            if let Some(value) = ask.request.headers.get(&name) {
-                headers.push((name, value.clone()));
-            }
-        }
-        let began = Instant::now();
-        let authority = self.client.upstream().authority();
-        let mut answer = self.client.get(ask.target, authority, &headers).await;
-        let empty = answer.as_ref().is_ok_and(|a| a.status() == StatusCode::RANGE_NOT_SATISFIABLE);
-        if empty && ask.request.method == Method::HEAD {
-            // No byte can be had of it, so all of it costs nothing, and brings its head.
-            answer = self.client.get(ask.target, authority, &headers[1..]).await;
-        }
-        self.metrics.check_seconds.observe(began.elapsed().as_secs_f64());
-        let checked = match answer {
-            Ok(answer) => self.judge(ask, known, answer).await,
-            Err(e) => Checked::Ended(Verdict::Failed(e)),
-        };
-        let result = match &checked {
-            Checked::Unchanged(_) => "unchanged",
-            Checked::Version { .. } => "version",
-            Checked::Ended(Verdict::Relay(..)) => "refused",
-            Checked::Ended(Verdict::Direct(_)) => "direct",
-            Checked::Ended(_) => "failed",
-        };
-        self.metrics.checks.with_label_values(&[result]).inc();
-        checked
-    }
-
-    async fn judge(
-        &self,
-        ask: &Ask<'_>,
-        known: Option<Arc<Object>>,
-        mut answer: S3Response,
-    ) -> Checked {
-        let status = answer.status();
-        let etag = answer.header(header::ETAG).cloned();
-        match status {
-            StatusCode::NOT_MODIFIED => {
-                self.client.release(answer).await;
-                match known {
-                    Some(object) => Checked::Unchanged(object),
-                    None => Checked::Ended(Verdict::Direct("unstorable")),
-                }
-            }
-            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
-                let length = if status == StatusCode::OK {
-                    number(answer.header(header::CONTENT_LENGTH))
-                } else {
-                    let range = answer.header(header::CONTENT_RANGE);
-                    range.and_then(content_range).map(|(_, length)| length)
-                };
-                let head = object_head(answer.head());
-                // The one byte, so that the connection can be used again; a whole body is dropped.
-                if status == StatusCode::PARTIAL_CONTENT && answer.body(1).await.is_ok() {
-                    self.client.release(answer).await;
-                }
-                version(known, etag, length, head)
-            }
-            // Of an empty object no byte can be had: authorised, and not worth a file.
-            StatusCode::RANGE_NOT_SATISFIABLE => Checked::Ended(Verdict::Direct("empty")),
-            // What was signed may be the HEAD.
-            StatusCode::FORBIDDEN if ask.request.method == Method::HEAD => {
-                Checked::Ended(Verdict::Direct("head"))
-            }
-            _ => {
-                let head = answer.head().cloned().map(Box::new);
-                match (answer.body(MAX_REFUSAL).await, head) {
-                    (Ok(body), Some(head)) => {
-                        self.client.release(answer).await;
-                        Checked::Ended(Verdict::Relay(head, body))
-                    }
-                    (Err(e), _) => Checked::Ended(Verdict::Failed(e)),
-                    (Ok(_), None) => Checked::Ended(Verdict::Direct("unstorable")),
-                }
-            }
-        }
-    }
 }
 
 /// Serves what is there or comes soon.
-fn serve(request: &RequestHeader, reading: Reading) -> Verdict {
-    let Some((head, _)) = reading.head() else { return Verdict::Direct("unstorable") };
+fn serve(request: &RequestHeader, reader: BodyReader) -> Verdict {
+    let Some((head, _)) = reader.head() else { return Verdict::Direct("unstorable") };
     let need = Need::of(request, head);
     match need {
         Need::Nothing => return Verdict::Direct("unsatisfiable"),
-        _ if need.is_ahead_of(reading.object()) => return Verdict::Direct("range_ahead"),
+        _ if need.is_ahead_of(reader.object()) => return Verdict::Direct("range_ahead"),
         _ => {}
     }
     let multipart = matches!(need, Need::Part { parts: 2.., .. });
-    Verdict::Serve(Served { reading: Arc::new(reading), multipart })
-}
-
-/// An authorised answer of S3 as the version that it names.
-fn version(
-    known: Option<Arc<Object>>,
-    etag: Option<HeaderValue>,
-    length: Option<u64>,
-    mut head: ResponseHeader,
-) -> Checked {
-    let (Some(etag), Some(length)) = (etag, length) else {
-        return Checked::Ended(Verdict::Direct("unstorable"));
-    };
-    let customer_key = |name: &HeaderName| headers::is_customer_key(name.as_str());
-    if head.headers.keys().any(customer_key) {
-        return Checked::Ended(Verdict::Direct("sse_c"));
-    }
-    // S3 that ignores If-None-Match says the same in another way.
-    if let Some(object) = known.filter(|object| object.etag() == etag && object.length() == length)
-    {
-        return Checked::Unchanged(object);
-    }
-    if head.insert_header(header::CONTENT_LENGTH, length).is_err() {
-        return Checked::Ended(Verdict::Direct("unstorable"));
-    }
-    Checked::Version { etag, length, head: Box::new(head) }
-}
-
-/// What of an answer to a GET describes the object, as the head of a 200.
-fn object_head(answer: Option<&ResponseHeader>) -> ResponseHeader {
-    const OF_THE_ANSWER: [&str; 8] = [
-        "date",
-        "server",
-        "age",
-        "via",
-        "content-range",
-        "x-amz-request-id",
-        "x-amz-id-2",
-        "x-amz-cf-id",
-    ];
-    let mut head = ResponseHeader::build(StatusCode::OK, Some(16)).expect("200 is a status");
-    for (name, value) in answer.into_iter().flat_map(|answer| answer.headers.iter()) {
-        if !OF_THE_ANSWER.contains(&name.as_str()) && !headers::hop_by_hop(name.as_str(), &[]) {
-            // Both were in a header map before.
-            let _ = head.append_header(name.clone(), value.clone());
-        }
-    }
-    head
-}
-
-/// First byte and whole length of a single range.
-fn content_range(value: &HeaderValue) -> Option<(u64, u64)> {
-    headers::content_range(value.as_bytes())
-}
-
-fn number(value: Option<&HeaderValue>) -> Option<u64> {
-    value?.to_str().ok()?.trim().parse().ok()
+    Verdict::Serve(Authorised { reader: Arc::new(reader), multipart })
 }

@@ -18,6 +18,7 @@ use pingora_http::ResponseHeader;
 use tokio::sync::{Notify, watch};
 
 use super::admission::ObjectName;
+use super::budget::Reservation;
 use super::file::SpoolFile;
 use crate::drip::source::{Availability, Source};
 
@@ -80,8 +81,8 @@ pub struct Object {
     /// Its fill is finished whoever leaves.
     persists: AtomicBool,
     tickets: Mutex<VecDeque<Arc<[u8]>>>,
-    /// Gives its bytes of the budget back when the object goes.
-    _space: Option<super::catalogue::Space>,
+    /// Dropped with the object, which gives its bytes back. None for an object without a file.
+    _reservation: Option<Reservation>,
 }
 
 impl Object {
@@ -90,7 +91,7 @@ impl Object {
         name: ObjectName,
         etag: HeaderValue,
         length: u64,
-        space: super::catalogue::Space,
+        reservation: Reservation,
     ) -> Self {
         Self {
             name,
@@ -102,7 +103,7 @@ impl Object {
             left: Notify::new(),
             persists: AtomicBool::new(false),
             tickets: Mutex::default(),
-            _space: Some(space),
+            _reservation: Some(reservation),
         }
     }
 
@@ -124,7 +125,7 @@ impl Object {
             left: Notify::new(),
             persists: AtomicBool::new(false),
             tickets: Mutex::default(),
-            _space: None,
+            _reservation: None,
         }
     }
 
@@ -163,7 +164,7 @@ impl Object {
     }
 
     /// Becomes a reader, whose request `target` S3 has authorised.
-    pub(super) fn read(self: &Arc<Self>, target: Arc<[u8]>) -> Reading {
+    pub(super) fn read(self: &Arc<Self>, target: Arc<[u8]>) -> BodyReader {
         self.readers.fetch_add(1, Ordering::AcqRel);
         let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
         if self.state() != State::Complete && !tickets.contains(&target) {
@@ -173,7 +174,7 @@ impl Object {
             tickets.push_back(target);
         }
         drop(tickets);
-        Reading { object: Arc::clone(self), start: AtomicU64::new(0) }
+        BodyReader { object: Arc::clone(self), start: AtomicU64::new(0) }
     }
 
     /// How many bytes are there, once `end` of them or all are; why not, if they never will be.
@@ -284,13 +285,13 @@ impl fmt::Debug for Object {
 
 /// One client that reads an object. While there is one, the object is not evicted.
 #[derive(Debug)]
-pub struct Reading {
+pub struct BodyReader {
     object: Arc<Object>,
     /// Where the client's body begins.
     start: AtomicU64,
 }
 
-impl Reading {
+impl BodyReader {
     /// What is read.
     #[must_use]
     pub fn object(&self) -> &Arc<Object> {
@@ -341,10 +342,10 @@ impl Reading {
     ///
     /// Those of the disk.
     pub async fn copy(self: &Arc<Self>, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let reading = Arc::clone(self);
+        let reader = Arc::clone(self);
         let copy = move || {
             let mut buf = vec![0; length];
-            reading.read(offset, &mut buf).map(|()| buf)
+            reader.read(offset, &mut buf).map(|()| buf)
         };
         tokio::task::spawn_blocking(copy).await.map_err(io::Error::other)?
     }
@@ -357,7 +358,7 @@ impl Reading {
     }
 }
 
-impl Source for Reading {
+impl Source for BodyReader {
     fn start(&self) -> u64 {
         self.start.load(Ordering::Relaxed)
     }
@@ -382,7 +383,7 @@ impl Source for Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for BodyReader {
     fn drop(&mut self) {
         if self.object.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.object.left.notify_waiters();

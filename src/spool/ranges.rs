@@ -24,7 +24,7 @@ use crate::s3::headers;
 const REACH: u64 = 16 << 20;
 
 /// Small ranges of one object are direct for so many bytes before its size is asked for.
-const CURIOUS: u64 = 4 * SMALL_RANGE;
+const LENGTH_CHECK_BYTES: u64 = 4 * SMALL_RANGE;
 
 /// Objects of which small ranges are counted.
 const COUNTED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -102,7 +102,7 @@ impl Interest {
         *asked = asked.saturating_add(length);
         match whole {
             Some(whole) => !makes_half(*asked, *whole),
-            None => *asked < CURIOUS,
+            None => *asked < LENGTH_CHECK_BYTES,
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         while interest.too_small(&name(), &block) {
             direct += 1;
         }
-        assert_eq!(direct, CURIOUS / 4096 - 1, "then its length is asked for");
+        assert_eq!(direct, LENGTH_CHECK_BYTES / 4096 - 1, "then its length is asked for");
         let part = Need::Part { start: 0, bytes: 4096, parts: 1 };
         assert!(!interest.is_worth(&name(), part, length));
         while interest.too_small(&name(), &block) {

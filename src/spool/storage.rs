@@ -24,7 +24,7 @@ use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
-use super::object::Reading;
+use super::object::BodyReader;
 use crate::drip::source;
 
 /// How long a hit counts as fresh: it was authorised a moment ago, and never serves another request.
@@ -34,12 +34,12 @@ const FRESH: Duration = Duration::from_secs(24 * 3600);
 const PIECE: u64 = 4096;
 
 /// The only storage there is: what a request may see, it brings along.
-pub static STORAGE: Brought = Brought;
+pub static STORAGE: AuthorisedStorage = AuthorisedStorage;
 
 /// One authorised request's object, on its way through pingora-cache.
 #[derive(Clone)]
 pub struct Hit {
-    reading: Arc<Reading>,
+    reader: Arc<BodyReader>,
     /// The head that this client gets; taken by the lookup.
     head: Arc<Mutex<Option<(ResponseHeader, SystemTime)>>>,
     /// Several ranges were asked for, whose bytes the library copies.
@@ -50,13 +50,13 @@ impl Hit {
     /// An authorised reading and the head that goes with it.
     #[must_use]
     pub fn new(
-        reading: Arc<Reading>,
+        reader: Arc<BodyReader>,
         head: ResponseHeader,
         since: SystemTime,
         copied: bool,
     ) -> Self {
         let head = Arc::new(Mutex::new(Some((head, since))));
-        Self { reading, head, copied }
+        Self { reader, head, copied }
     }
 
     /// A cache key that brings it to the lookup.
@@ -71,10 +71,10 @@ impl Hit {
 
 /// A storage that holds nothing.
 #[derive(Debug)]
-pub struct Brought;
+pub struct AuthorisedStorage;
 
 #[async_trait]
-impl Storage for Brought {
+impl Storage for AuthorisedStorage {
     #[expect(clippy::disallowed_methods, reason = "pingora-cache wants an expiry")]
     async fn lookup(
         &'static self,
@@ -85,8 +85,8 @@ impl Storage for Brought {
         let head = hit.head.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((head, since)) = head else { return Ok(None) };
         let meta = CacheMeta::new(SystemTime::now() + FRESH, since, 0, 0, head);
-        let end = hit.reading.object().length();
-        let body = Body { reading: Arc::clone(&hit.reading), at: 0, end, copied: hit.copied };
+        let end = hit.reader.object().length();
+        let body = Body { reader: Arc::clone(&hit.reader), at: 0, end, copied: hit.copied };
         Ok(Some((meta, Box::new(body))))
     }
 
@@ -124,7 +124,7 @@ impl Storage for Brought {
 
 /// What a client reads of an object.
 struct Body {
-    reading: Arc<Reading>,
+    reader: Arc<BodyReader>,
     /// Offset of the next byte.
     at: u64,
     end: u64,
@@ -139,8 +139,8 @@ impl Body {
         let left = self.end - self.at;
         let bytes = if self.copied {
             let length = left.min(PIECE);
-            self.reading.reached(self.at + length).await.map_err(closed_short)?;
-            let copy = self.reading.copy(self.at, usize::try_from(length).unwrap_or(0)).await;
+            self.reader.reached(self.at + length).await.map_err(closed_short)?;
+            let copy = self.reader.copy(self.at, usize::try_from(length).unwrap_or(0)).await;
             Bytes::from(copy.map_err(closed_short)?)
         } else {
             // Whether they are there or not: it is for the stream to wait for them.
@@ -175,10 +175,10 @@ impl HandleHit for Body {
     }
 
     fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
-        let length = self.reading.object().length();
+        let length = self.reader.object().length();
         self.at = start as u64;
         self.end = end.map_or(length, |end| end as u64).min(length);
-        self.reading.seek(self.at);
+        self.reader.seek(self.at);
         Ok(())
     }
 

@@ -118,7 +118,7 @@ fn the_classic_names_alone_run_with_the_defaults() {
     assert_eq!(config.drip.chunk_size.bytes(), 4096);
     assert_eq!(config.drip.wait, Duration::from_millis(500));
     assert!(config.drip.response_headers.is_empty());
-    assert_eq!(config.upstream, Upstream::default());
+    assert_eq!(config.upstream, crate::s3::upstream::Settings::default());
     assert_eq!(config.admin, Some("127.0.0.1:9100".parse().unwrap()));
     assert_eq!(config.health, None);
     assert_eq!(config.log, LogFormat::Text);
