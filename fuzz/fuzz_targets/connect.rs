@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(request.target.host.parse::<std::net::IpAddr>().is_err());
     assert_eq!(request.target.to_string().parse(), Ok(request.target.clone()));
     let rules = Rules { credentials: false, ..Rules::default() };
-    if rules.judge(&request.target).is_ok() {
+    if rules.check(&request.target).is_ok() {
         let host = &request.target.host;
         assert!(host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn"));
         assert!(host.split('.').any(|label| label.starts_with("s3")) && request.target.port == 443);

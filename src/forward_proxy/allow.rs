@@ -3,7 +3,7 @@
 //!
 //! Pure. Invariant: what passes here is the name of an S3 endpoint, of Amazon's sign-in services, or one
 //! that an operator wrote out. A bare `*.amazonaws.com` never passes: there, anybody can have a host.
-//! Where a name leads is [`address`]'s to judge.
+//! [`address`] checks where a name leads.
 
 pub mod address;
 
@@ -156,7 +156,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What is allowed beyond the pattern of S3's names, and what of it is not.
+/// What is allowed beyond Amazon's S3 endpoints, and which of those are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Further endpoints.
@@ -177,7 +177,7 @@ impl Default for Rules {
 
 /// What an allowed target is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TargetKind {
     /// One of Amazon's S3 endpoints.
     S3,
     /// An endpoint of the configuration, by its exact name.
@@ -208,28 +208,32 @@ pub enum Denied {
 }
 
 impl Rules {
-    /// What `target` is.
+    /// Checks that `target` may be reached. Returns what it is.
     ///
     /// # Errors
     ///
-    /// If it is not to be reached, and why.
-    pub fn judge(&self, target: &Target) -> Result<Kind, Denied> {
+    /// Why it may not be reached.
+    pub fn check(&self, target: &Target) -> Result<TargetKind, Denied> {
         if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.is(target)) {
-            return Ok(if endpoint.wildcard { Kind::Suffix } else { Kind::Named });
+            return Ok(if endpoint.wildcard { TargetKind::Suffix } else { TargetKind::Named });
         }
         let kind = match amazon(&target.host) {
             Some(Amazon::Bucket(bucket)) => self.bucket(bucket)?,
             Some(Amazon::Service) if self.buckets.is_some() => return Err(Denied::NoBucket),
-            Some(Amazon::Service) => Kind::S3,
-            None if self.credentials && is_credentials(&target.host) => Kind::Credentials,
+            Some(Amazon::Service) => TargetKind::S3,
+            None if self.credentials && is_credentials(&target.host) => TargetKind::Credentials,
             None => return Err(Denied::Host),
         };
         if target.port == HTTPS { Ok(kind) } else { Err(Denied::Port) }
     }
 
-    fn bucket(&self, bucket: &str) -> Result<Kind, Denied> {
+    fn bucket(&self, bucket: &str) -> Result<TargetKind, Denied> {
         let listed = |buckets: &Vec<String>| buckets.iter().any(|listed| listed == bucket);
-        if self.buckets.as_ref().is_none_or(listed) { Ok(Kind::S3) } else { Err(Denied::Bucket) }
+        if self.buckets.as_ref().is_none_or(listed) {
+            Ok(TargetKind::S3)
+        } else {
+            Err(Denied::Bucket)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! The request that asks for a tunnel, judged on its bytes: CONNECT, with a name and a port, and no body.
+//! Parses the request for a tunnel: CONNECT, with a host name and a port, and no body.
 //!
-//! Pure. Invariant: what a [`Request`] names is a host name and a port; whether it may be reached is
-//! [`allow`](super::allow)'s to say.
+//! Pure. Invariant: a [`Request`] holds a host name and a port, never an IP address. Whether the host may be
+//! reached is decided in [`allow`](super::allow).
 
 use openssl::memcmp;
 use openssl::sha::sha256;
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     pub authorization: Option<&'a [u8]>,
 }
 
-/// Why a head asks for no tunnel.
+/// Why a head is no request for a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
     /// It can be read in several ways, or in none.
@@ -30,26 +30,27 @@ pub enum BadRequest {
     /// Another method.
     #[error("only CONNECT is served here: this is a forward proxy for S3")]
     Method,
-    /// A body, which CONNECT has none of (RFC 9110 §9.3.6): what follows would be taken for the tunnel's.
+    /// A body. CONNECT has none (RFC 9110 §9.3.6), and its bytes would be taken for the tunnel's.
     #[error("CONNECT has no body")]
     Body,
     /// Two sets of credentials.
     #[error("there must be one Proxy-Authorization header")]
     Authorization,
-    /// A target that is no name and port.
+    /// A target that is not a host name and a port.
     #[error("{0}")]
     Target(TargetError),
 }
 
-/// Reads a whole head, from its request line to its empty line.
+/// Parses a whole head, from its request line to its empty line. Its framing is checked here as well, so
+/// that the result depends on nothing that a caller did before.
 ///
 /// # Errors
 ///
-/// If it asks for no tunnel.
+/// If it is no request for a tunnel.
 pub fn read(head: &[u8]) -> Result<Request<'_>, BadRequest> {
     framing::parse_head(head).map_err(BadRequest::Malformed)?;
     let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
-    // Three words, as was judged.
+    // The request line has three words: it was parsed.
     let mut words = lines.next().unwrap_or_default().split(|b| *b == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     if method != b"CONNECT" {
@@ -76,7 +77,7 @@ pub fn read(head: &[u8]) -> Result<Request<'_>, BadRequest> {
     Ok(Request { target, authorization })
 }
 
-/// A name and a password, kept as what a client that knows both sends (RFC 7617 §2), hashed: so
+/// A name and a password. Kept is a hash of the token that a client with both sends (RFC 7617 §2): so
 /// comparing takes the same time whatever is sent, and nothing here can print the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct User {
@@ -101,8 +102,8 @@ impl std::fmt::Debug for User {
     }
 }
 
-/// The user whom the value of Proxy-Authorization shows, if it is one of `users`. All of them are
-/// compared, in constant time.
+/// The one of `users` whose credentials the value of Proxy-Authorization holds. All of them are compared,
+/// in constant time.
 #[must_use]
 pub fn authenticate<'a>(users: &'a [User], authorization: Option<&[u8]>) -> Option<&'a User> {
     let (scheme, token) = authorization?.split_at_checked(6)?;

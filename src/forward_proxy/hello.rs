@@ -1,8 +1,8 @@
-//! The first bytes in a tunnel: a TLS ClientHello (RFC 8446 §4.1.2), put together from the records that it
-//! comes in, and the server name that it asks for (RFC 6066 §3).
+//! The first bytes in a tunnel: a TLS ClientHello (RFC 8446 §4.1.2), assembled from its records, and the
+//! server name in it (RFC 6066 §3).
 //!
-//! Pure. Invariant: [`Reader`] holds no more than it was bounded to, and what it names is the only name in
-//! the message: whoever reads it again, as S3 does, finds no other.
+//! Pure. Invariants: [`Reader`] holds no more bytes than its bound. The name that it returns is the only one
+//! in the message, so S3, which reads the message again, finds no other.
 
 /// The longest record (RFC 8446 §5.1).
 const MAX_RECORD: usize = 1 << 14;
@@ -16,7 +16,7 @@ const CLIENT_HELLO: u8 = 1;
 /// The extension that names the server.
 const SERVER_NAME: u16 = 0;
 
-/// Why a tunnel's beginning is not one to be let through.
+/// Why a tunnel's first bytes are not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadHello {
     /// Something other than TLS, or TLS that no client writes.
@@ -33,29 +33,29 @@ pub enum BadHello {
 /// Collects a ClientHello as it comes, in any number of pieces.
 #[derive(Debug)]
 pub struct Reader {
-    /// All that came, as it came: it goes on to the server.
+    /// All bytes that came: they go on to the server.
     raw: Vec<u8>,
-    /// The records before this place were read.
+    /// Where the first record begins that was not read yet.
     read: usize,
-    /// What the handshake records hold.
+    /// The handshake message so far.
     message: Vec<u8>,
     bound: usize,
 }
 
 impl Reader {
-    /// For a ClientHello of at most `bound` bytes, records' headers included.
+    /// A reader for a ClientHello of at most `bound` bytes, with its records' headers.
     #[must_use]
     pub fn new(bound: usize) -> Self {
         Self { raw: Vec::new(), read: 0, message: Vec::new(), bound }
     }
 
-    /// All that came, to go on to the server.
+    /// All bytes that came.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.raw
     }
 
-    /// Takes what came. Returns the server's name, in lower case without the root's dot, as soon as the
+    /// Takes the next bytes. Returns the server's name, in lower case and without the root's dot, once the
     /// whole message is there.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Reader {
                 return Err(BadHello::TooLong);
             }
             if body.len() >= length {
-                // A second message before the server's first would be no client's.
+                // No client sends a second message before the server's first.
                 let alone = body.len() == length;
                 return if alone { server_name(body).map(Some) } else { Err(BadHello::NotTls) };
             }
@@ -83,8 +83,8 @@ impl Reader {
         if self.raw.len() >= self.bound { Err(BadHello::TooLong) } else { Ok(None) }
     }
 
-    /// The next record's content, if it is whole. Its header is judged as soon as its bytes are there,
-    /// so that a client of another protocol is not waited for.
+    /// The next record's content, if it is whole. Each byte of its header is checked as soon as it is there,
+    /// so that a client of another protocol is refused at once.
     fn next_record(&mut self) -> Result<Option<Vec<u8>>, BadHello> {
         let rest = &self.raw[self.read..];
         // Type, version 3.x, length of two bytes.
@@ -121,7 +121,7 @@ fn server_name(body: &[u8]) -> Result<String, BadHello> {
     Ok(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
 }
 
-/// What stands behind the fixed fields; empty if there are no extensions at all (TLS 1.2 allows that).
+/// The extensions; empty if there are none (TLS 1.2 allows that).
 fn extensions(body: &[u8]) -> Option<&[u8]> {
     let (_version_and_random, rest) = body.split_at_checked(2 + 32)?;
     let (_session, rest) = vector8(rest)?;

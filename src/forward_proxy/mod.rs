@@ -1,14 +1,14 @@
-//! The forward proxy: HTTP CONNECT, for S3 alone. Whoever sets HTTPS_PROXY to it keeps their tools and
-//! their TLS; what dripline sees is a name and bytes, and what it shapes is bytes.
+//! The forward proxy: HTTP CONNECT, for S3 alone. Tools that have HTTPS_PROXY set to it keep their TLS;
+//! dripline sees a host name and bytes, and shapes the bytes.
 //!
-//! One connection's life: [`limiter`](crate::limits::connections) counts it and [`Settings::clients`] lets it in;
-//! `head` reads the request, which [`connect`] judges; [`allow`] says whether the host may be reached, and
-//! `dial` resolves its name once, has every address judged ([`allow::address`], [`ranges`]) and connects to
-//! one of those. After the 200 the client's ClientHello is held back until [`hello`] has read its server
-//! name, which must be the host's. Then `relay` moves bytes both ways until both are done.
+//! One connection's life: the [`limiter`](crate::limits::connections) counts it, and [`Settings::clients`]
+//! must hold its address. `head` reads the request and [`connect`] parses it; [`allow`] says whether the host
+//! may be reached. `dial` resolves the name once, checks every address ([`allow::address`], [`ranges`]) and
+//! connects to one that passes. After the 200 the ClientHello is held back until [`hello`] has read its
+//! server name, which must be the host's. Then `relay` moves bytes both ways until both are done.
 //!
-//! Invariants: no byte reaches a host whose name, port, address and SNI have not all passed; nothing is
-//! held for an idle tunnel but its two sockets and a few words.
+//! Invariants: no byte reaches a host before its name, port, address and SNI have all passed. An idle tunnel
+//! holds its two sockets and a few words, no buffer.
 //!
 //! This room must not know what the tunnel carries, nor the configuration file.
 
@@ -20,13 +20,12 @@ pub mod hello;
 pub mod ranges;
 mod refusal;
 mod relay;
+mod settings;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
+pub use settings::{ClientClass, Limits, Settings};
+
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
@@ -34,107 +33,17 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::lifecycle::{Active, Lifecycle};
-use crate::limits;
 use crate::limits::connections::{ConnectionLimiter, ConnectionPermit};
 use crate::metrics::{LimitMetrics, Metrics, TunnelMetrics};
-use crate::networks::Networks;
 use crate::shape::{Flow, Owner, Shaper, SocketOptions};
 use crate::transfers::{self, ByteCount, ByteCounts, Live, LiveTransfer, Transfer};
-use allow::{Kind, Rules, Target};
-use connect::User;
+use allow::Target;
+use head::TunnelRequest;
 use ranges::Ranges;
 use refusal::Refusal;
 
-/// How many names are looked up at a time: each look-up holds a thread of those that also read files.
+/// How many names are looked up at a time: each look-up holds one of the threads that also read files.
 const LOOKUPS: usize = 32;
-
-/// Everything that is configured of a forward proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Whose connections are served; empty for everybody's, which is for loopback alone.
-    pub clients: Networks,
-    /// Who may use it, by name and password; empty if nobody is asked.
-    pub users: Vec<User>,
-    /// Which hosts may be reached.
-    pub rules: Rules,
-    /// Where names lead, whatever a resolver says. These addresses are not judged.
-    pub resolve: BTreeMap<String, SocketAddr>,
-    /// Amazon's ip-ranges.json, if S3's names may lead only to its addresses.
-    pub ip_ranges: Option<PathBuf>,
-    /// The class of what goes either way, or of what clients send if the other has one of its own.
-    pub class: Option<Arc<str>>,
-    /// Classes of some clients, in place of `class`; the first that matches counts.
-    pub classes: Vec<ClientClass>,
-    /// The class of what clients receive.
-    pub download_class: Option<Arc<str>>,
-    /// What tunnels may take.
-    pub limits: Limits,
-}
-
-/// A class of certain clients' own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientClass {
-    /// Whose tunnels are counted to it.
-    pub clients: Networks,
-    /// Its name.
-    pub class: Arc<str>,
-}
-
-/// What tunnels may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at a time; a tunnel takes two file descriptors.
-    pub connections: usize,
-    /// Connections at a time of one client, an IPv4 address or an IPv6 /64; 0 for no such limit.
-    pub per_client: usize,
-    /// Bytes of the request's head.
-    pub header_bytes: usize,
-    /// For the whole head, from the connection's first moment.
-    pub header_timeout: Duration,
-    /// Bytes of the ClientHello.
-    pub hello_bytes: usize,
-    /// For the whole ClientHello, from the 200.
-    pub hello_timeout: Duration,
-    /// For looking the name up and connecting, all addresses together.
-    pub connect_timeout: Duration,
-    /// How long a tunnel may be without a byte either way.
-    pub idle_timeout: Duration,
-}
-
-impl Limits {
-    /// Bounds of `connections`: Linux gives one process no more file descriptors by default.
-    pub const CONNECTIONS: RangeInclusive<usize> = 1..=1 << 20;
-    /// Bounds of `per_client`; 0 is no limit.
-    pub const PER_CLIENT: RangeInclusive<usize> = 0..=1 << 20;
-    /// Bounds of `header_bytes`: at least a CONNECT with a long host name and credentials.
-    pub const HEADER_BYTES: RangeInclusive<usize> = 512..=256 << 10;
-    /// Bounds of `hello_bytes`; 64 KiB is four times what any client sends.
-    pub const HELLO_BYTES: RangeInclusive<usize> = 512..=64 << 10;
-    /// Bounds of every timeout. Zero would fail every tunnel.
-    pub const TIMEOUTS: RangeInclusive<Duration> =
-        Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            // A tool that syncs holds ten.
-            connections: 10_000,
-            per_client: 0,
-            header_bytes: 8 << 10,
-            header_timeout: Duration::from_secs(10),
-            // One with post-quantum key shares has some 2 KB.
-            hello_bytes: 16 << 10,
-            hello_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            // S3 itself closes an idle connection after seconds; tools compute checksums of large files
-            // between two requests.
-            idle_timeout: Duration::from_secs(300),
-        }
-    }
-}
 
 /// A forward proxy at work.
 pub struct ForwardProxy {
@@ -147,18 +56,11 @@ pub struct ForwardProxy {
     transfers: Live,
 }
 
-/// What was agreed on with a client: where to, and who it is.
-struct Agreed {
-    target: Target,
-    kind: Kind,
-    user: Option<Arc<str>>,
-}
-
-/// A tunnel that may begin.
-struct Ready {
+/// A tunnel whose bytes may move.
+struct Established {
     upstream: TcpStream,
-    agreed: Agreed,
-    /// The client's first bytes, for the server.
+    request: TunnelRequest,
+    /// The client's first bytes, for the host.
     hello: Vec<u8>,
     /// Keeps a drain waiting.
     _active: Active,
@@ -176,7 +78,7 @@ impl ForwardProxy {
         let malformed = metrics.limits.malformed.clone();
         let metrics = metrics.tunnels.clone();
         let limited = LimitMetrics { limited: metrics.refused.clone(), malformed };
-        let limiter = ConnectionLimiter::new(bounds(settings.limits), limited);
+        let limiter = ConnectionLimiter::new(settings.limits.of_connections(), limited);
         let ranges = Arc::new(Ranges::default());
         ranges.set(settings.ip_ranges.as_deref());
         Arc::new(Self {
@@ -190,10 +92,10 @@ impl ForwardProxy {
         })
     }
 
-    /// Puts other settings in place, for connections to come. The address stays, and if the new settings
-    /// have another one, so does who may use it: what is right on loopback would open it to a network. The
-    /// classes stay where the tree has none of a new name that can be fed: the tree may need an upgrade
-    /// that this does not, and until then nothing goes unshaped.
+    /// Puts other settings in place, for connections to come. The address stays as it is. If the new settings
+    /// have another one, `clients` and `users` stay as well: settings for loopback would open a public
+    /// address to everyone. If they name a class that is no leaf of the running tree, all classes stay: the
+    /// new tree may need an upgrade, and until then nothing goes unshaped.
     pub fn set(&self, mut settings: Settings) {
         let old = self.settings.load_full();
         if settings.addr != old.addr {
@@ -209,7 +111,7 @@ impl ForwardProxy {
             settings.classes.clone_from(&old.classes);
             settings.download_class.clone_from(&old.download_class);
         }
-        self.limiter.set(bounds(settings.limits));
+        self.limiter.set(settings.limits.of_connections());
         self.ranges.set(settings.ip_ranges.as_deref());
         self.settings.store(Arc::new(settings));
     }
@@ -219,30 +121,30 @@ impl ForwardProxy {
         Arc::clone(&self.ranges).watch().await;
     }
 
-    /// Serves one connection to its end, or to that of a drain.
+    /// Serves one connection until it ends, or until a drain ends it.
     pub async fn serve(&self, mut client: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
         let connection = lifecycle.connection();
         let served = async {
             let mut permit = self.limiter.admit();
             let busy = || {
-                // In this order: a drain must not miss it.
+                // In this order: at each moment a drain counts it as one or the other.
                 let active = lifecycle.enter();
                 connection.busy();
                 active
             };
             // Boxed, so that an idle tunnel does not keep the room that its beginning needs.
-            let Ready { upstream, agreed, hello, _active } =
-                match Box::pin(self.begin(&mut client, peer, &mut permit, busy)).await {
+            let Established { upstream, request, hello, _active } =
+                match Box::pin(self.establish(&mut client, peer, &mut permit, busy)).await {
                     Ok(ready) => ready,
                     Err(refusal) => {
                         return Box::pin(self.refuse(&mut client, peer, &refusal)).await;
                     }
                 };
             let idle = self.settings.load().limits.idle_timeout;
-            let flows = self.flows(&agreed, peer);
-            let (mut tunnel, moved) = self.tunnel(agreed, peer);
+            let flows = self.flows(&request, peer);
+            let (mut transfer, moved) = self.begin_transfer(request, peer);
             let end = relay::relay(&client, &upstream, hello, flows, &moved, idle).await;
-            tunnel.set_end(end);
+            transfer.set_end(end);
         };
         tokio::select! {
             biased;
@@ -251,37 +153,42 @@ impl ForwardProxy {
         }
     }
 
-    /// Leads a connection to where its tunnel begins; `busy` says that it is there for something.
-    async fn begin(
+    /// Does everything up to the first byte that is relayed. `busy` is called once the client has asked for a
+    /// tunnel: from then on a drain waits for this connection.
+    async fn establish(
         &self,
         client: &mut TcpStream,
         peer: SocketAddr,
         permit: &mut Option<ConnectionPermit>,
         busy: impl FnOnce() -> Active,
-    ) -> Result<Ready, Refusal> {
+    ) -> Result<Established, Refusal> {
         let permit = permit.as_mut().ok_or(Refusal::Full)?;
         let settings = &*self.settings.load_full();
-        if !settings.admits(peer.ip()) {
+        if !settings.allows(peer.ip()) {
             return Err(Refusal::Network);
         }
         if !permit.assign_client(peer.ip()) {
             return Err(Refusal::PerClient);
         }
-        let (agreed, early) = head::agree(client, settings).await?;
+        let (request, early) = head::read_request(client, settings).await?;
         let active = busy();
         let limit = settings.limits.connect_timeout;
-        let marks = self.marks(settings, &agreed, peer);
-        let dial = dial::dial(settings, &self.ranges, &self.lookups, &agreed, marks);
+        let options = self.socket_options(settings, &request, peer);
+        let dial = dial::dial(settings, &self.ranges, &self.lookups, &request, options);
         let upstream = timeout(limit, dial).await.map_err(|_| Refusal::Slow(limit))??;
-        head::accept(client).await?;
-        let hello = head::hello(client, &agreed, early, settings.limits).await?;
-        Ok(Ready { upstream, agreed, hello, _active: active })
+        head::confirm(client).await?;
+        let hello = head::read_hello(client, &request, early, settings.limits).await?;
+        Ok(Established { upstream, request, hello, _active: active })
     }
 
-    /// Counts, lists and logs a tunnel that begins.
-    fn tunnel(&self, agreed: Agreed, peer: SocketAddr) -> (LiveTransfer, Arc<ByteCounts>) {
-        let class = Self::class_of(&self.settings.load(), &agreed, peer).cloned();
-        let Agreed { target: Target { host, port }, user, .. } = agreed;
+    /// Counts, lists and logs the tunnel's beginning.
+    fn begin_transfer(
+        &self,
+        request: TunnelRequest,
+        peer: SocketAddr,
+    ) -> (LiveTransfer, Arc<ByteCounts>) {
+        let TunnelRequest { target: Target { host, port }, kind, user } = request;
+        let class = self.settings.load().upload_class(peer.ip(), kind).cloned();
         let up = ByteCount::new(self.metrics.up.clone());
         let down = ByteCount::new(self.metrics.down.clone());
         let moved = Arc::new(ByteCounts { up, down });
@@ -292,35 +199,29 @@ impl ForwardProxy {
     }
 
     /// The flows of what goes up and of what comes down; None for what is not shaped.
-    fn flows(&self, agreed: &Agreed, peer: SocketAddr) -> [Option<Flow>; 2] {
+    fn flows(&self, request: &TunnelRequest, peer: SocketAddr) -> [Option<Flow>; 2] {
         let settings = self.settings.load();
-        let owner = Owner { client: peer.ip().to_canonical(), user: agreed.user.clone() };
-        let up = settings.class_of(peer.ip());
-        let down = settings.download_class.as_ref().or(up);
-        [up, down].map(|class| {
-            let class = class.filter(|_| agreed.kind != Kind::Credentials)?;
-            self.shaper.as_ref()?.register_flow(class, &owner)
-        })
+        let owner = Owner { client: peer.ip().to_canonical(), user: request.user.clone() };
+        let (ip, kind) = (peer.ip(), request.kind);
+        let classes = [settings.upload_class(ip, kind), settings.download_class(ip, kind)];
+        classes.map(|class| self.shaper.as_ref()?.register_flow(class?, &owner))
     }
 
-    /// The class of what the client sends; what is sent for credentials has none.
-    fn class_of<'a>(
-        settings: &'a Settings,
-        agreed: &Agreed,
+    /// The options that the class asks for on the socket to the host.
+    fn socket_options(
+        &self,
+        settings: &Settings,
+        request: &TunnelRequest,
         peer: SocketAddr,
-    ) -> Option<&'a Arc<str>> {
-        settings.class_of(peer.ip()).filter(|_| agreed.kind != Kind::Credentials)
+    ) -> SocketOptions {
+        let class = settings.upload_class(peer.ip(), request.kind);
+        let options = class.and_then(|class| self.shaper.as_ref()?.socket_options(class));
+        options.unwrap_or_default()
     }
 
-    /// How the class would have the socket to S3 marked.
-    fn marks(&self, settings: &Settings, agreed: &Agreed, peer: SocketAddr) -> SocketOptions {
-        let class = Self::class_of(settings, agreed, peer);
-        let marks = class.and_then(|class| self.shaper.as_ref()?.socket_options(class));
-        marks.unwrap_or_default()
-    }
-
+    /// Counts, logs and, if the client can be told, answers why there is no tunnel.
     async fn refuse(&self, client: &mut TcpStream, peer: SocketAddr, refusal: &Refusal) {
-        // The limiter has counted what is its own.
+        // The limiter has counted these two.
         if !matches!(refusal, Refusal::Full | Refusal::PerClient) {
             self.metrics.refused.with_label_values(&[refusal.label()]).inc();
         }
@@ -330,68 +231,5 @@ impl ForwardProxy {
         {
             head::refuse(client, status, refusal).await;
         }
-    }
-}
-
-impl Settings {
-    /// The most users; all are compared for every tunnel.
-    pub const MAX_USERS: usize = 1000;
-
-    /// The class of what this client sends.
-    fn class_of(&self, client: IpAddr) -> Option<&Arc<str>> {
-        let own = |class: &&ClientClass| class.clients.contains(client);
-        self.classes.iter().find(own).map(|own| &own.class).or(self.class.as_ref())
-    }
-
-    fn admits(&self, client: IpAddr) -> bool {
-        self.clients.is_empty() || self.clients.contains(client)
-    }
-}
-
-/// The bounds that a [`ConnectionLimiter`] keeps.
-fn bounds(limits: Limits) -> limits::Settings {
-    let Limits { connections, per_client, .. } = limits;
-    limits::Settings { connections, per_client, ..limits::Settings::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(class: Option<&str>, classes: &[(&str, &str)]) -> Settings {
-        let own = |(network, class): &(&str, &str)| ClientClass {
-            clients: network.parse().unwrap(),
-            class: (*class).into(),
-        };
-        Settings {
-            addr: SocketAddr::from(([127, 0, 0, 1], 3128)),
-            clients: Networks::default(),
-            users: Vec::new(),
-            rules: Rules::default(),
-            resolve: BTreeMap::new(),
-            ip_ranges: None,
-            class: class.map(Into::into),
-            classes: classes.iter().map(own).collect(),
-            download_class: None,
-            limits: Limits::default(),
-        }
-    }
-
-    #[test]
-    fn a_client_has_the_first_class_that_names_it_or_that_of_all() {
-        let classes = [("10.0.0.7/32", "desk"), ("10.0.0.0/8", "house"), ("fd00::/8", "house")];
-        let settings = settings(Some("rest"), &classes);
-        for (client, class) in [
-            ("10.0.0.7", "desk"),
-            ("::ffff:10.0.0.7", "desk"),
-            ("10.9.9.9", "house"),
-            ("fd00::1", "house"),
-            ("192.0.2.1", "rest"),
-            ("2001:db8::1", "rest"),
-        ] {
-            assert_eq!(settings.class_of(client.parse().unwrap()).unwrap().as_ref(), class);
-        }
-        let settings = super::tests::settings(None, &classes);
-        assert_eq!(settings.class_of("192.0.2.1".parse().unwrap()), None);
     }
 }

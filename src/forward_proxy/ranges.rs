@@ -1,8 +1,9 @@
-//! Amazon's ip-ranges.json as a local file: the addresses that are S3's. Whoever keeps the file up to date
-//! (a timer with curl) has dripline refuse a name of S3's that leads anywhere else.
+//! Amazon's ip-ranges.json as a local file: the addresses of S3. With it, a name of S3 that leads to any other
+//! address is refused. An operator keeps the file up to date, by a timer with curl for example.
 //!
-//! Invariants: once there was a good copy there is one; a file that does not parse, or that has lost most of
-//! its prefixes, changes nothing. As long as there was none, no address is S3's.
+//! Invariants: the last good copy is used until there is a better one; a file that does not parse, or that
+//! has lost more than a quarter of its prefixes, changes nothing. Until the first good copy, no address
+//! counts as one of S3.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -30,7 +31,7 @@ pub struct Prefixes {
     list: Vec<IpNet>,
 }
 
-/// Why a file is of no use.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RangesError {
     /// It cannot be read.
@@ -83,7 +84,7 @@ impl Prefixes {
     ///
     /// # Errors
     ///
-    /// If it is of no use.
+    /// If it cannot be used.
     pub fn load(path: &Path) -> Result<Self, RangesError> {
         let read = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
@@ -107,14 +108,14 @@ impl Prefixes {
         Ok(Self { token: document.sync_token.to_owned(), list })
     }
 
-    /// Whether the address is one of S3's.
+    /// Whether the address is one of S3. An IPv4 address within IPv6 never is.
     #[must_use]
     pub fn has(&self, ip: IpAddr) -> bool {
         self.list.iter().any(|prefix| prefix.contains(&ip))
     }
 
-    /// Whether a file that replaces this one has lost so much that it is rather a mistake: Amazon withdraws
-    /// a prefix at a time.
+    /// Whether this may replace `old`. If it has lost more than a quarter of the prefixes it is taken for a
+    /// mistake: Amazon withdraws one prefix at a time.
     fn is_plausible_after(&self, old: &Self) -> bool {
         self.list.len() * 4 >= old.list.len() * 3
     }
@@ -145,14 +146,14 @@ impl Ranges {
         self.look();
     }
 
-    /// S3's prefixes as they are now; None if no file is configured, and none of them if it is but has not
-    /// been of use yet.
+    /// The prefixes of S3 as they are now; None if no file is configured. They are empty until the first good
+    /// copy.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Prefixes>> {
         self.path.load().is_some().then(|| self.good.load_full().unwrap_or_default())
     }
 
-    /// Reads the file if it has changed. What is of no use is logged, and changes nothing.
+    /// Reads the file if it has changed. If it cannot be used, that is logged, and nothing changes.
     pub fn look(&self) {
         let Some(path) = self.path.load_full() else { return };
         let stamp = fs::metadata(&*path).and_then(|meta| Ok((meta.modified()?, meta.len())));
@@ -196,7 +197,7 @@ impl Ranges {
         loop {
             ticks.tick().await;
             let this = Arc::clone(&self);
-            // 2 MB of JSON: no work for a thread that drips.
+            // 2 MB of JSON would hold up the drips on this thread.
             if tokio::task::spawn_blocking(move || this.look()).await.is_err() {
                 return;
             }
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_no_use_says_why() {
+    fn a_file_that_cannot_be_used_says_why() {
         let why = |text: &str| Prefixes::parse(text.as_bytes()).unwrap_err();
         assert!(why("{}").contains("missing field"));
         assert_eq!(

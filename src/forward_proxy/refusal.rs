@@ -1,4 +1,4 @@
-//! Why there is no tunnel: what the client is told, if it can be told, and what is counted.
+//! Why there is no tunnel: the client's answer, if it gets one, and the metric's label.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) enum Refusal {
     PerClient,
     /// The client is in none of the networks.
     Network,
-    /// The client is gone, before or after it asked.
+    /// The client is gone, before or after its request.
     Gone(io::Error),
     /// Nothing, or not all of a head, came in time.
     HeadSlow {
@@ -30,23 +30,23 @@ pub(super) enum Refusal {
     },
     /// The head is too long.
     HeadLarge,
-    /// The request asks for no tunnel.
+    /// The request is none for a tunnel.
     Request(BadRequest),
-    /// The client shows no name and password that are known.
+    /// The client has sent no name and password of a user.
     Auth,
     /// The host may not be reached.
     Denied(Target, Denied),
     /// The name does not resolve.
     Unresolved(Target, io::Error),
-    /// The name leads to no address that may be used; one that it leads to.
+    /// The name leads to no address that may be used. With the first one that it leads to.
     Address(Target, IpAddr, Special),
-    /// The name leads to no address of S3's; one that it leads to.
+    /// The name leads to no address of S3. With the first one that it leads to.
     NotS3(Target, IpAddr),
-    /// No address answers; the last one tried.
+    /// No address answers. With the last one that was tried.
     Connect(SocketAddr, io::Error),
-    /// None answers in time.
+    /// No address answers in time.
     Slow(Duration),
-    /// The ClientHello is none to be let through.
+    /// The ClientHello is not passed on.
     Hello(BadHello),
     /// It names another server.
     OtherName(Target, String),
@@ -98,7 +98,7 @@ impl Refusal {
         }
     }
 
-    /// What the client is told with; None once the tunnel stands for it, and where nobody listens.
+    /// The answer's status; None if the client is gone, has sent nothing, or had the 200 already.
     pub(super) fn status(&self) -> Option<StatusCode> {
         Some(match self {
             Self::Gone(_) | Self::HeadSlow { begun: false } => return None,
@@ -120,7 +120,7 @@ impl Refusal {
         })
     }
 
-    /// The header that goes with the status, its line's end included.
+    /// The header line that goes with the status, with its CRLF; empty if there is none.
     pub(super) fn header(&self) -> &'static str {
         match self {
             Self::Full | Self::PerClient => "Retry-After: 10\r\n",

@@ -1,9 +1,11 @@
-//! Moves a tunnel's bytes, both ways at once, until both ways are done, one of the two is gone, or nothing
-//! has moved for too long.
+//! Moves a tunnel's bytes, both ways at once, until both ways are done, one of the two sides is gone, or
+//! nothing has moved for too long.
 //!
-//! While nothing is to be moved, nothing is held: bytes wait in the sockets, and are read only when there
-//! is room to write them, into a buffer that all tunnels of a thread share. What a socket takes only in
-//! part is kept until it takes the rest.
+//! An idle tunnel holds no buffer: bytes wait in the sockets. They are read only when there is room to write
+//! them, into a buffer that all tunnels of a thread share. If a socket takes only a part of them, the rest is
+//! kept until it takes that too.
+//!
+//! This file must not know how the tunnel came about, nor who lists or logs it.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,15 +21,15 @@ use tokio::net::TcpStream;
 use crate::shape::Flow;
 use crate::transfers::{ByteCount, ByteCounts, End};
 
-/// The most bytes that are moved in one go.
+/// The most bytes that are moved at a time.
 const PIECE: usize = 64 << 10;
 
 thread_local! {
-    /// Between a read and the write that follows at once.
+    /// Holds bytes between a read and the write that follows at once.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
 }
 
-/// Moves bytes; `hello` was read of the client's already.
+/// Moves bytes until the tunnel ends; `hello` was read from the client before.
 pub(super) async fn relay(
     client: &TcpStream,
     upstream: &TcpStream,
@@ -36,12 +38,13 @@ pub(super) async fn relay(
     moved: &ByteCounts,
     idle: Duration,
 ) -> End {
-    let clock = Clock::new();
+    let clock = IdleClock::new();
     let side = |socket, end| Side { socket, end };
     let (client, upstream) = (side(client, End::Client), side(upstream, End::Upstream));
-    let lane = |from, to, held, flow, count| Lane { from, to, held, flow, count, clock: &clock };
-    let up = lane(client, upstream, hello, up, &moved.up);
-    let down = lane(upstream, client, Vec::new(), down, &moved.down);
+    let direction =
+        |from, to, held, flow, count| Direction { from, to, held, flow, count, clock: &clock };
+    let up = direction(client, upstream, hello, up, &moved.up);
+    let down = direction(upstream, client, Vec::new(), down, &moved.down);
     tokio::select! {
         ended = async { tokio::try_join!(up.run(), down.run()) } => match ended {
             Ok(_) => End::Done,
@@ -51,7 +54,7 @@ pub(super) async fn relay(
     }
 }
 
-/// One end of a tunnel, and how the tunnel ends if it fails.
+/// One side of a tunnel, and how the tunnel ends if that side fails.
 #[derive(Clone, Copy)]
 struct Side<'a> {
     socket: &'a TcpStream,
@@ -59,14 +62,14 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// Waits until there is something to read. Returns how many bytes; 0 at the end.
+    /// Waits until there are bytes to read. Returns how many; 0 at the end of the stream.
     async fn readable(&self) -> Result<usize, End> {
         let there = || {
             let bytes = rustix::io::ioctl_fionread(self.socket)?;
             if bytes > 0 {
                 return Ok(usize::try_from(bytes).unwrap_or(usize::MAX));
             }
-            // The end, or nothing yet: then the socket is not readable after all.
+            // Either the end of the stream, or no bytes yet: then recv says WouldBlock.
             let mut one = [0];
             Ok(rustix::net::recv(self.socket, &mut one, RecvFlags::PEEK)?.0)
         };
@@ -77,17 +80,17 @@ impl Side<'_> {
         self.socket.writable().await.map_err(|_| self.end)
     }
 
-    /// Reads what there is; 0 if there is nothing yet.
+    /// Reads what has come; 0 if nothing has.
     fn read(&self, into: &mut [u8]) -> Result<usize, End> {
-        self.now(self.socket.try_read(into))
+        self.or_nothing(self.socket.try_read(into))
     }
 
-    /// Writes what there is room for; 0 if there is none.
+    /// Writes as much as the socket takes; 0 if it takes nothing.
     fn write(&self, bytes: &[u8]) -> Result<usize, End> {
-        self.now(self.socket.try_write(bytes))
+        self.or_nothing(self.socket.try_write(bytes))
     }
 
-    fn now(&self, moved: io::Result<usize>) -> Result<usize, End> {
+    fn or_nothing(&self, moved: io::Result<usize>) -> Result<usize, End> {
         match moved {
             Ok(moved) => Ok(moved),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -96,20 +99,20 @@ impl Side<'_> {
     }
 }
 
-/// One direction.
-struct Lane<'a> {
+/// One direction of a tunnel.
+struct Direction<'a> {
     from: Side<'a>,
     to: Side<'a>,
-    /// What was read and not written.
+    /// Bytes that were read and not written yet.
     held: Vec<u8>,
-    /// Whose turn is waited for; None if it is not shaped.
+    /// Its flow in the class tree; None if it is not shaped.
     flow: Option<Flow>,
     count: &'a ByteCount,
-    clock: &'a Clock,
+    clock: &'a IdleClock,
 }
 
-impl Lane<'_> {
-    /// Moves bytes to the end of them, and passes the end on.
+impl Direction<'_> {
+    /// Moves bytes until the end of the stream, and passes that end on.
     async fn run(mut self) -> Result<(), End> {
         loop {
             let there = match self.held.len() {
@@ -120,8 +123,8 @@ impl Lane<'_> {
                 break;
             }
             self.to.writable().await?;
-            let leave = self.leave(there.min(PIECE)).await;
-            let moved = self.step(leave);
+            let permitted = self.acquire(there.min(PIECE)).await;
+            let moved = self.step(permitted);
             if let Some(flow) = &mut self.flow {
                 flow.spend(*moved.as_ref().unwrap_or(&0));
             }
@@ -133,23 +136,23 @@ impl Lane<'_> {
         }
         let shutdown = SockRef::from(self.to.socket).shutdown(Shutdown::Write);
         match shutdown {
-            // Whoever is gone altogether needs not be told.
+            // A side that has closed its connection needs no end of the stream.
             Err(e) if e.kind() != io::ErrorKind::NotConnected => Err(self.to.end),
             _ => Ok(()),
         }
     }
 
-    /// Leave to move up to `want` bytes.
-    async fn leave(&mut self, want: usize) -> usize {
+    /// Waits for the class's permit to move bytes. Returns how many, at most `want`.
+    async fn acquire(&mut self, want: usize) -> usize {
         let Some(flow) = &mut self.flow else { return want };
         let _waiting = self.clock.waiting();
         flow.acquire(want).await.min(want)
     }
 
-    /// Moves at most `leave` bytes now.
-    fn step(&mut self, leave: usize) -> Result<usize, End> {
+    /// Moves at most `most` bytes, without waiting.
+    fn step(&mut self, most: usize) -> Result<usize, End> {
         if !self.held.is_empty() {
-            let written = self.to.write(&self.held[..leave])?;
+            let written = self.to.write(&self.held[..most])?;
             self.held.drain(..written);
             if self.held.is_empty() {
                 self.held = Vec::new();
@@ -157,7 +160,7 @@ impl Lane<'_> {
             return Ok(written);
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = self.from.read(&mut scratch[..leave])?;
+            let read = self.from.read(&mut scratch[..most])?;
             if read == 0 {
                 return Ok(0);
             }
@@ -168,16 +171,16 @@ impl Lane<'_> {
     }
 }
 
-/// When something moved last.
-struct Clock {
+/// Knows when bytes moved last.
+struct IdleClock {
     began: Instant,
     /// Milliseconds since then.
     last: AtomicU64,
-    /// How many directions wait for their turn, which is no idleness.
+    /// How many directions wait for their class: such a tunnel is not idle.
     waits: AtomicU8,
 }
 
-impl Clock {
+impl IdleClock {
     #[expect(clippy::disallowed_methods, reason = "a tunnel's silence is measured from its begin")]
     fn new() -> Self {
         Self { began: Instant::now(), last: AtomicU64::new(0), waits: AtomicU8::new(0) }
@@ -191,7 +194,7 @@ impl Clock {
         self.last.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Says that a direction waits for its turn, until the guard is dropped.
+    /// A direction waits for its class until the guard is dropped.
     fn waiting(&self) -> Waiting<'_> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         Waiting(self)
@@ -212,8 +215,8 @@ impl Clock {
     }
 }
 
-/// See [`Clock::waiting`].
-struct Waiting<'a>(&'a Clock);
+/// See [`IdleClock::waiting`].
+struct Waiting<'a>(&'a IdleClock);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::DetachedBody;
 use super::head::{Head, HeadLimits, NoHead, read_head};
-use super::refusal::{ANSWER_TIMEOUT, Refusal};
+use super::refusal::{ANSWER_TIMEOUT, RefusalResponse};
 use super::stream::HttpStream;
 use crate::drip::stream::PacedStream;
 use crate::drip::threads::DripThreads;
@@ -171,7 +171,7 @@ async fn send_refusal(
 ) -> bool {
     let date = date::get_cached_date();
     let headers = format!("{headers}Date: {}\r\n", date.to_str().unwrap_or_default());
-    let refusal = Refusal { status, reason, in_status_line: false, headers: &headers };
+    let refusal = RefusalResponse { status, reason, in_status_line: false, headers: &headers };
     refusal.send(&mut stream.unfiltered()).await
 }
 

@@ -19,7 +19,7 @@ const LINGER: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 
 /// The last response of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Refusal<'a> {
+pub struct RefusalResponse<'a> {
     /// The status.
     pub status: StatusCode,
     /// Why, in one line: it becomes the body.
@@ -30,7 +30,7 @@ pub struct Refusal<'a> {
     pub headers: &'a str,
 }
 
-impl Refusal<'_> {
+impl RefusalResponse<'_> {
     /// Sends the response and lingers. Returns whether it was sent in time; if not, the connection is left
     /// as it is.
     pub async fn send(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
@@ -68,7 +68,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_whole_and_ends_the_connection() {
-        let refusal = Refusal {
+        let refusal = RefusalResponse {
             status: StatusCode::FORBIDDEN,
             reason: "not here",
             in_status_line: true,
@@ -79,7 +79,7 @@ mod tests {
         for (in_status_line, line) in [(true, "403 Forbidden: not here"), (false, "403 Forbidden")]
         {
             let (mut client, mut server) = tokio::io::duplex(4096);
-            let refusal = Refusal { in_status_line, ..refusal };
+            let refusal = RefusalResponse { in_status_line, ..refusal };
             let mut answer = String::new();
             let (sent, read) =
                 tokio::join!(refusal.send(&mut server), client.read_to_string(&mut answer));
@@ -91,7 +91,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_not_waited_for() {
         let (_client, mut server) = tokio::io::duplex(8);
-        let refusal = Refusal {
+        let refusal = RefusalResponse {
             status: StatusCode::BAD_REQUEST,
             reason: "no",
             in_status_line: false,

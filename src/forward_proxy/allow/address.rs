@@ -1,8 +1,8 @@
-//! Which addresses a name may lead to: those of the public Internet, and if an operator names the host,
-//! those of the house.
+//! Which addresses a name may lead to: those of the public Internet and, for hosts that an operator names,
+//! local ones.
 //!
-//! Pure. A resolver answers what it likes, and whoever owns a name may let it lead to the proxy's own
-//! host, its neighbours, or the cloud's metadata service; so every address is judged before it is used.
+//! Pure. The owner of a name may let it resolve to the proxy's own host, to its neighbours, or to the cloud's
+//! metadata service; so every address is checked before it is used.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,24 +23,24 @@ pub enum Special {
     /// 169.254.0.0/16, fe80::/10: the cloud's metadata service among them.
     #[error("link-local")]
     LinkLocal,
-    /// Several hosts at a time, or all.
+    /// Addresses of several hosts, broadcast among them.
     #[error("multicast")]
     Multicast,
     /// 0.0.0.0/8, ::.
     #[error("unspecified")]
     Unspecified,
-    /// IPv4 within IPv6: mapped (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4, Teredo. What stands inside is
-    /// reached by another's translation.
+    /// IPv4 within IPv6: mapped (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4, Teredo. A translator elsewhere
+    /// decides where it leads.
     #[error("an IPv4 address inside IPv6")]
     Translated,
-    /// Documentation, benchmarks, the future.
+    /// For documentation, benchmarks or future use.
     #[error("reserved")]
     Reserved,
 }
 
 impl Special {
-    /// Whether a store may be at such an address if an operator names it: in the house or on this host.
-    /// Nothing of use is link-local, and there the metadata service is.
+    /// Whether a host that an operator names may be at such an address: in the local network or on this host.
+    /// Link-local addresses never: no store is there, and the metadata service is.
     #[must_use]
     pub fn is_local(self) -> bool {
         matches!(self, Self::Loopback | Self::Private | Self::Shared)
@@ -65,7 +65,7 @@ const V4: [(Ipv4Net, Special); 15] = [
     (v4([240, 0, 0, 0], 4), Special::Reserved),
 ];
 
-/// Of IPv6 only 2000::/3 is the public Internet's; what is special within it stands here too.
+/// The public Internet has only 2000::/3 of IPv6. What is special within that stands here too.
 const V6: [(Ipv6Net, Special); 14] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), Special::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
@@ -77,7 +77,7 @@ const V6: [(Ipv6Net, Special); 14] = [
     (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), Special::Reserved),
     (v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), Special::Translated),
     (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), Special::Reserved),
-    // The metadata service of EC2, which is no neighbour either.
+    // The metadata service of EC2, inside a private range.
     (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), Special::LinkLocal),
     (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), Special::Private),
     (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), Special::LinkLocal),

@@ -7,8 +7,8 @@ fn target(text: &str) -> Target {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
-fn judge(rules: &Rules, host: &str) -> Result<Kind, Denied> {
-    rules.judge(&target(&format!("{host}:443")))
+fn check(rules: &Rules, host: &str) -> Result<TargetKind, Denied> {
+    rules.check(&target(&format!("{host}:443")))
 }
 
 /// Every form of a host that SHAPES holds, with a region of that partition.
@@ -45,14 +45,14 @@ fn every_form_of_s3s_names_passes_in_every_partition() {
     for shape in SHAPES {
         for region in ["us-east-1", "ap-southeast-2", "us-gov-west-1", "us-iso-east-1"] {
             let host = shaped(shape, region, "amazonaws.com");
-            assert_eq!(judge(&rules, &host), Ok(Kind::S3), "{host}");
+            assert_eq!(check(&rules, &host), Ok(TargetKind::S3), "{host}");
             let host = shaped(shape, region, "amazonaws.com.cn");
-            assert_eq!(judge(&rules, &host), Err(Denied::Host), "{host}");
+            assert_eq!(check(&rules, &host), Err(Denied::Host), "{host}");
         }
         let host = shaped(shape, "cn-north-1", "amazonaws.com.cn");
-        assert_eq!(judge(&rules, &host), Ok(Kind::S3), "{host}");
+        assert_eq!(check(&rules, &host), Ok(TargetKind::S3), "{host}");
         let host = shaped(shape, "cn-north-1", "amazonaws.com");
-        assert_eq!(judge(&rules, &host), Err(Denied::Host), "{host}");
+        assert_eq!(check(&rules, &host), Err(Denied::Host), "{host}");
     }
     for host in [
         "s3.amazonaws.com",
@@ -61,7 +61,7 @@ fn every_form_of_s3s_names_passes_in_every_partition() {
         "b.s3-accelerate.amazonaws.com",
         "b.s3-accelerate.dualstack.amazonaws.com",
     ] {
-        assert_eq!(judge(&rules, host), Ok(Kind::S3), "{host}");
+        assert_eq!(check(&rules, host), Ok(TargetKind::S3), "{host}");
     }
 }
 
@@ -120,17 +120,17 @@ fn what_only_looks_like_s3_does_not() {
         "s3.us-east-1.amazonaws.org",
         "s3.us-east-1.amazonaws.com.co",
     ] {
-        assert_eq!(judge(&rules, host), Err(Denied::Host), "{host}");
+        assert_eq!(check(&rules, host), Err(Denied::Host), "{host}");
     }
     let long = format!("{}.{}.s3.us-east-1.amazonaws.com", "a".repeat(40), "b".repeat(40));
-    assert_eq!(judge(&rules, &long), Err(Denied::Host), "no bucket's name is as long");
+    assert_eq!(check(&rules, &long), Err(Denied::Host), "no bucket's name is as long");
 }
 
 #[test]
 fn other_ports_are_told_apart_from_other_hosts() {
     let rules = Rules::default();
     for port in [80, 22, 8443, 65535] {
-        let at = |host: &str| rules.judge(&Target { host: host.into(), port });
+        let at = |host: &str| rules.check(&Target { host: host.into(), port });
         assert_eq!(at("b.s3.us-east-1.amazonaws.com"), Err(Denied::Port));
         assert_eq!(at("sts.us-east-1.amazonaws.com"), Err(Denied::Port));
         assert_eq!(at("example.com"), Err(Denied::Host));
@@ -156,8 +156,8 @@ fn hosts_of_credentials_pass_unless_switched_off() {
         "us-east-1.signin.aws.amazon.com",
         "us-east-1.oauth.signin.aws",
     ] {
-        assert_eq!(judge(&Rules::default(), host), Ok(Kind::Credentials), "{host}");
-        assert_eq!(judge(&off, host), Err(Denied::Host), "{host}");
+        assert_eq!(check(&Rules::default(), host), Ok(TargetKind::Credentials), "{host}");
+        assert_eq!(check(&off, host), Err(Denied::Host), "{host}");
     }
     for host in [
         "sts.us-east-1.elb.amazonaws.com",
@@ -172,7 +172,7 @@ fn hosts_of_credentials_pass_unless_switched_off() {
         "sts.us-east-1.api.aws.example.com",
         "s3.us-east-1.api.aws",
     ] {
-        assert_eq!(judge(&Rules::default(), host), Err(Denied::Host), "{host}");
+        assert_eq!(check(&Rules::default(), host), Err(Denied::Host), "{host}");
     }
 }
 
@@ -181,13 +181,13 @@ fn a_list_of_buckets_sees_virtual_hosted_names_alone() {
     let buckets = Some(vec!["photos".to_owned(), "my.dotted".to_owned()]);
     let rules = Rules { buckets, ..Rules::default() };
     for host in ["photos.s3.us-east-1.amazonaws.com", "my.dotted.s3.amazonaws.com"] {
-        assert_eq!(judge(&rules, host), Ok(Kind::S3), "{host}");
+        assert_eq!(check(&rules, host), Ok(TargetKind::S3), "{host}");
     }
     for host in ["other.s3.us-east-1.amazonaws.com", "x.photos.s3.amazonaws.com"] {
-        assert_eq!(judge(&rules, host), Err(Denied::Bucket), "{host}");
+        assert_eq!(check(&rules, host), Err(Denied::Bucket), "{host}");
     }
-    assert_eq!(judge(&rules, "s3.us-east-1.amazonaws.com"), Err(Denied::NoBucket));
-    assert_eq!(judge(&rules, "sts.us-east-1.amazonaws.com"), Ok(Kind::Credentials));
+    assert_eq!(check(&rules, "s3.us-east-1.amazonaws.com"), Err(Denied::NoBucket));
+    assert_eq!(check(&rules, "sts.us-east-1.amazonaws.com"), Ok(TargetKind::Credentials));
 }
 
 #[test]
@@ -196,17 +196,17 @@ fn further_endpoints_are_exact_or_below_a_suffix_port_included() {
     let endpoints = endpoints.map(|text| text.parse().unwrap()).to_vec();
     let rules = Rules { endpoints, ..Rules::default() };
     for (text, verdict) in [
-        ("minio.example.net:9000", Ok(Kind::Named)),
+        ("minio.example.net:9000", Ok(TargetKind::Named)),
         ("minio.example.net:443", Err(Denied::Host)),
         ("x.minio.example.net:9000", Err(Denied::Host)),
-        ("MINIO.LAN:443", Ok(Kind::Named)),
-        ("abc.r2.cloudflarestorage.com:443", Ok(Kind::Suffix)),
-        ("b.abc.r2.cloudflarestorage.com:443", Ok(Kind::Suffix)),
+        ("MINIO.LAN:443", Ok(TargetKind::Named)),
+        ("abc.r2.cloudflarestorage.com:443", Ok(TargetKind::Suffix)),
+        ("b.abc.r2.cloudflarestorage.com:443", Ok(TargetKind::Suffix)),
         ("r2.cloudflarestorage.com:443", Err(Denied::Host)),
         ("evilr2.cloudflarestorage.com:443", Err(Denied::Host)),
         ("abc.r2.cloudflarestorage.com:8443", Err(Denied::Host)),
     ] {
-        assert_eq!(rules.judge(&target(text)), verdict, "{text}");
+        assert_eq!(rules.check(&target(text)), verdict, "{text}");
     }
 }
 
@@ -294,7 +294,7 @@ proptest! {
     fn nothing_outside_amazons_domains_is_s3(host in "[a-z0-9.-]{1,40}", tail in "(com|net|example\\.com)") {
         let rules = Rules::default();
         if let Ok(target) = format!("{host}.{tail}:443").parse::<Target>()
-            && rules.judge(&target).is_ok()
+            && rules.check(&target).is_ok()
         {
             prop_assert!(target.host.ends_with(".amazonaws.com"));
         }
@@ -304,7 +304,7 @@ proptest! {
     fn no_target_panics(text in ".{0,80}") {
         if let Ok(target) = text.parse::<Target>() {
             prop_assert_eq!(target.to_string().parse(), Ok(target.clone()));
-            let _ = Rules::default().judge(&target);
+            let _ = Rules::default().check(&target);
         }
         let _ = text.parse::<Endpoint>();
     }
