@@ -100,7 +100,7 @@ pub enum Stop {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A socket cannot be bound.
-    #[error("{key}: cannot listen on {addr}: {source}")]
+    #[error("{key}: cannot listen on {addr}: {source}{}", privileged_port(*addr, source))]
     Bind {
         /// The configuration key.
         key: String,
@@ -132,6 +132,15 @@ pub enum StartError {
         /// Why.
         source: ErrorStack,
     },
+}
+
+/// What to do about a port that only the privileged may bind (capabilities(7)).
+fn privileged_port(addr: SocketAddr, source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::PermissionDenied && addr.port() < 1024 {
+        "; a port below 1024 needs CAP_NET_BIND_SERVICE, which the drop-in systemd/port-443.conf grants"
+    } else {
+        ""
+    }
 }
 
 impl Server {

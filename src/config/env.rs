@@ -19,7 +19,7 @@ use super::sources::Sources;
 use crate::units::{ByteSize, Wait};
 
 /// What every variable that overlays a key begins with.
-const PREFIX: &str = "DRIPLINE__";
+pub(super) const PREFIX: &str = "DRIPLINE__";
 /// The certificate chain as PEM text.
 pub(super) const CERT_PEM: &str = "DRIPLINE_TLS_CERT_PEM";
 /// The private key as PEM text.
@@ -62,6 +62,11 @@ impl Environment {
     /// A variable's value, if it has one.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
+    }
+
+    /// Every variable that has a value, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Lays the variables over the file's tree.

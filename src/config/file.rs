@@ -24,23 +24,36 @@ pub(super) fn file(path: &Path, reader: &mut Reader) -> Mapping {
                     kind(&other)
                 ),
             ),
-            Err(error) => {
-                let place =
-                    error.location().map(|l| format!("line {} column {}", l.line(), l.column()));
-                let mut message = error.to_string();
-                if let Some(place) = &place {
-                    message = message.replacen(&format!(" at {place}"), "", 1);
-                }
-                match place {
-                    Some(place) => (place, format!("{name} is not valid YAML: {message}")),
-                    None => (name, format!("not valid YAML: {message}")),
-                }
-            }
+            Err(error) => syntax_error(&name, &text, &error),
         },
     };
     reader.incomplete = true;
     reader.fail_from(&at, Where::File, message);
     Mapping::new()
+}
+
+/// Where a file is no YAML, and why.
+fn syntax_error(name: &str, text: &str, error: &serde_yaml::Error) -> (String, String) {
+    let Some(location) = error.location() else {
+        return (name.to_owned(), format!("not valid YAML: {error}"));
+    };
+    // The parser stops at a tab or after it, and its own words do not name it.
+    let at = location.line();
+    let mut lines = text.lines().enumerate().take(at + 1).skip(at.saturating_sub(2));
+    if let Some((index, line)) = lines.find(|(_, line)| is_indented_by_tab(line)) {
+        let column = line.find('\t').unwrap_or(0) + 1;
+        let place = format!("line {} column {column}", index + 1);
+        let message = "this line is indented with a tab; YAML indents with spaces";
+        return (place, format!("{name} is not valid YAML: {message}"));
+    }
+    let place = format!("line {at} column {}", location.column());
+    let message = error.to_string().replacen(&format!(" at {place}"), "", 1);
+    (place, format!("{name} is not valid YAML: {message}"))
+}
+
+fn is_indented_by_tab(line: &str) -> bool {
+    let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
+    line[..indent].contains('\t') && indent < line.len()
 }
 
 /// A file's text, or why it cannot be read.

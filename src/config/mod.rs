@@ -35,6 +35,7 @@ mod limits;
 mod listen;
 mod listener_tls;
 mod log;
+mod misnamed;
 mod profiles;
 mod reader;
 mod reports;
@@ -114,7 +115,9 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::default();
         let (tree, env) = tree(sources, &mut reader);
+        misnamed::warn_of_near_names(&env, &tree, &mut reader);
         let config = assemble::config(reader.root(tree), &env);
+        misnamed::refuse_unknown(&env, &reader);
         let warnings = reader.finish()?;
         Ok(Self { warnings, ..config.expect("whatever leaves no configuration is reported") })
     }

@@ -4,7 +4,7 @@
 //! This file knows key paths as text, but no key's name and no value.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ConfigError, ConfigErrors, Where};
 
@@ -15,11 +15,12 @@ pub(super) struct Reader {
     warnings: RefCell<Vec<String>>,
     /// Key path → the environment variable that set it.
     origins: BTreeMap<String, String>,
+    /// Key path → a variable that looks as if it set it, and does not.
+    unread: BTreeMap<String, String>,
     /// Set when a source could not be read in full: what is missing may be in the lost part.
     pub(super) incomplete: bool,
     /// Every key path that was asked for, list indices left out.
-    #[cfg(test)]
-    known: RefCell<std::collections::BTreeSet<String>>,
+    known: RefCell<BTreeSet<String>>,
 }
 
 impl Reader {
@@ -36,9 +37,14 @@ impl Reader {
 
     /// Keeps an error about something that should be there, unless it may have been lost.
     pub(super) fn missing(&self, at: &str, message: impl Into<String>) {
-        if !self.incomplete {
-            self.fail_from(at, Where::File, message);
+        if self.incomplete {
+            return;
         }
+        let mut message = message.into();
+        if let Some(name) = self.unread.get(at) {
+            message = format!("{message} ({name} is not read)");
+        }
+        self.fail_from(at, Where::File, message);
     }
 
     /// How many errors there are so far.
@@ -54,6 +60,11 @@ impl Reader {
     /// Remembers that `variable` set the value at `at`.
     pub(super) fn set_origin(&mut self, at: String, variable: &str) {
         self.origins.insert(at, variable.to_owned());
+    }
+
+    /// Remembers that `variable` is set and is not what sets the value at `at`.
+    pub(super) fn set_unread(&mut self, at: String, variable: &str) {
+        self.unread.insert(at, variable.to_owned());
     }
 
     /// The variable that set `at`, something around it or, failing that, something in it.
@@ -84,12 +95,10 @@ impl Reader {
     }
 
     /// Every key path that was asked for so far, list indices left out: `listen[].addr`.
-    #[cfg(test)]
-    pub(super) fn known(&self) -> std::collections::BTreeSet<String> {
+    pub(super) fn known(&self) -> BTreeSet<String> {
         self.known.borrow().clone()
     }
 
-    #[cfg(test)]
     pub(super) fn note_known(&self, at: &str) {
         let mut path = String::new();
         let mut inside = false;

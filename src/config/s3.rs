@@ -29,8 +29,9 @@ pub(super) fn s3(mut section: Section<'_>, needed: bool) -> Option<S3> {
         section.missing("bucket", "missing; write the bucket's name here or in S3_BUCKET");
     }
     let bucket = bucket.and_then(|field| field.parse_text::<BucketName>());
+    let region_field = section.take("region");
+    let region = region_field.as_ref().and_then(Field::parse_text::<Region>);
     let errors = reader.error_count();
-    let region = section.take("region").and_then(|field| field.parse_text::<Region>());
     let host_field = section.take("host");
     let host = host_field.as_ref().and_then(Field::parse::<HostKind>).unwrap_or_default();
     let addressing = section.take("addressing").and_then(|field| field.parse::<Addressing>());
@@ -42,7 +43,8 @@ pub(super) fn s3(mut section: Section<'_>, needed: bool) -> Option<S3> {
         host.fail("s3.endpoint names the host already; remove one of the two");
     }
 
-    // Without a bucket or a region, another one shows whether the rest fits together.
+    // Without a bucket or a region, or with a wrong one, another one shows whether the rest fits
+    // together.
     let any_bucket = bucket.clone().or_else(|| "any-bucket".parse().ok());
     let endpoint = any_bucket.filter(|_| parsed).and_then(|any_bucket| {
         let build = |region: Option<&Region>| match &url {
@@ -51,7 +53,7 @@ pub(super) fn s3(mut section: Section<'_>, needed: bool) -> Option<S3> {
         };
         let mut endpoint = build(region.as_ref());
         if let Err(EndpointError::RegionNeeded(_)) = endpoint {
-            if needed {
+            if needed && region_field.is_none() {
                 let missing = "missing; write the bucket's region here or in AWS_REGION";
                 section.missing("region", missing);
             }

@@ -70,7 +70,6 @@ impl<'r> Section<'r> {
     /// Takes `key` out, if it is there at all; its value may be null.
     pub(super) fn take_any(&mut self, key: &'static str) -> Option<Field<'r>> {
         let at = self.path(key);
-        #[cfg(test)]
         self.reader.note_known(&at);
         self.known.push(key);
         let value = self.map.shift_remove(key)?;

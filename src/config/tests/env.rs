@@ -56,6 +56,31 @@ fn variables_that_are_wrong_are_named() {
             "listen: must be a list, not a map (from DRIPLINE__LISTEN__0__ADDR)",
         ),
         (
+            "DRIPLINE_DRIP_WAIT",
+            "1s",
+            "DRIPLINE_DRIP_WAIT: unknown variable; did you mean DRIPLINE__DRIP__WAIT?",
+        ),
+        (
+            "DRIPLINE_S3__BUKCET",
+            "x",
+            "DRIPLINE_S3__BUKCET: unknown variable; did you mean DRIPLINE__S3__BUCKET?",
+        ),
+        (
+            "DRIPLINE_TLS_CERT",
+            "x",
+            "DRIPLINE_TLS_CERT: unknown variable; write DRIPLINE__S3__BUCKET for s3.bucket and so on, or remove it",
+        ),
+        (
+            "DRIPLINE_TLS_CRT_PEM",
+            "x",
+            "DRIPLINE_TLS_CRT_PEM: unknown variable; did you mean DRIPLINE_TLS_CERT_PEM?",
+        ),
+        (
+            "DRIPLINE_PORT",
+            "8443",
+            "DRIPLINE_PORT: unknown variable; write DRIPLINE__S3__BUCKET for s3.bucket and so on, or remove it",
+        ),
+        (
             "DRIPLINE__S3__",
             "x",
             "DRIPLINE__S3__: names no key; write DRIPLINE__S3__BUCKET for s3.bucket and so on",
@@ -182,5 +207,43 @@ fn an_env_file_that_is_wrong_names_its_lines() {
     assert_eq!(
         gone.errors(),
         ["/nonexistent/.env: cannot be read: No such file or directory (os error 2)"]
+    );
+}
+
+#[test]
+fn the_variables_of_a_kubernetes_service_are_left_alone() {
+    let mut world = classic();
+    for (name, value) in [
+        ("DRIPLINE_SERVICE_HOST", "10.0.0.1"),
+        ("DRIPLINE_SERVICE_PORT", "8443"),
+        ("DRIPLINE_SERVICE_PORT_HTTPS", "8443"),
+        ("DRIPLINE_PORT", "tcp://10.0.0.1:8443"),
+        ("DRIPLINE_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
+        ("DRIPLINE_PORT_8443_TCP_ADDR", "10.0.0.1"),
+        ("DRIPLINE_PORT_8443_TCP_PORT", "8443"),
+        ("DRIPLINE_PORT_8443_TCP_PROTO", "tcp"),
+        ("DRIPLINE_ADMIN_SERVICE_HOST", "10.0.0.2"),
+    ] {
+        world = world.var(name, value);
+    }
+    world.load();
+}
+
+#[test]
+fn names_that_other_tools_have_for_a_key_are_warned_of_unless_it_has_a_value() {
+    let near = |name: &str, value: &str| classic().var(name, value).load().warnings;
+    assert_eq!(
+        near("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")[0],
+        "AWS_ENDPOINT_URL is not read; write s3.endpoint, or set DRIPLINE__S3__ENDPOINT"
+    );
+    assert_eq!(near("S3_REGION", "eu-west-1"), [SELF_SIGNED, PLAIN]);
+    assert_eq!(near("AWS_ENDPOINT_URL", ""), [SELF_SIGNED, PLAIN]);
+    let missing = world().var("S3_BUCKET_NAME", "b").var("S3_REGION", "eu-west-1").errors();
+    assert_eq!(
+        missing,
+        [
+            "s3.bucket: missing; write the bucket's name here or in S3_BUCKET (S3_BUCKET_NAME is not read)",
+            "s3.region: missing; write the bucket's region here or in AWS_REGION (S3_REGION is not read)",
+        ]
     );
 }

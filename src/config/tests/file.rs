@@ -8,6 +8,8 @@ fn a_file_that_is_not_yaml_says_where() {
     for (yaml, expected) in [
         ("s3: {bucket: a\ndrip: {}", format!("line 2 column 5: {invalid}: did not find expected ',' or '}}'")),
         ("drip:\n  wait: 1s\n  wait: 2s\n", format!("line 2 column 3: {invalid}: drip: duplicate entry with key \"wait\"")),
+        ("drip:\n\twait: 1s\n", format!("line 2 column 1: {invalid}: this line is indented with a tab; YAML indents with spaces")),
+        ("drip:\n  wait: 1s\n \tchunk_size: 64\n", format!("line 3 column 2: {invalid}: this line is indented with a tab; YAML indents with spaces")),
         ("- a\n", "DIR/dripline.yaml: must be a map of keys, such as `drip: {wait: 500ms}`, not a list".to_owned()),
         ("a: 1\n---\nb: 2\n", "DIR/dripline.yaml: not valid YAML: deserializing from YAML containing more than one document".to_owned()),
     ] {

@@ -44,6 +44,10 @@ fn what_s3s_own_types_refuse_is_reported_at_its_key() {
              letters, digits, dots and hyphens may be in it",
         ]
     );
+    let wrong = self::world().yaml("s3: {bucket: My_Bucket, region: Sydney}").errors();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert!(wrong[0].starts_with("s3.region: \"Sydney\" is not a region"), "{wrong:?}");
+    assert!(wrong[1].starts_with("s3.bucket: \"My_Bucket\" cannot be"), "{wrong:?}");
     let world = self::world().yaml("s3: {region: cn-north-1, host: global}");
     assert_eq!(
         world.errors(),
