@@ -5,7 +5,6 @@
 
 #[cfg(feature = "man")]
 #[path = "src/cli/args.rs"]
-#[expect(dead_code, reason = "the fields are read by the program, not here")]
 mod args;
 
 fn main() {
@@ -66,8 +65,13 @@ Every key with its default, its unit and the reason.
     pub fn write() -> io::Result<()> {
         let target = profile_dir();
         let (man, completions) = (target.join("man"), target.join("completions"));
-        fs::create_dir_all(&man)?;
-        fs::create_dir_all(&completions)?;
+        for dir in [&man, &completions] {
+            // A page of a command that this build has not must not stay.
+            if dir.exists() {
+                fs::remove_dir_all(dir)?;
+            }
+            fs::create_dir_all(dir)?;
+        }
         let mut command = super::args::Cli::command();
         command.build();
         for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {

@@ -72,12 +72,10 @@ until_status() {
     until [ "$(show StatusText)" = "$1" ]; do waited; done
 }
 
-# A certificate for localhost, made as root makes it: nobody else can read the key.
-# make_pair KEY CERTIFICATE
+# make_pair HOST KEY CERTIFICATE: as root makes them, so nobody else can read the key.
 make_pair() {
-    inside sh -ec 'umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-        -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout "$1" -out "$2" 2> /dev/null' \
-        sh "$1" "$2"
+    inside sh -ec 'umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
+        -subj "/CN=$1" -addext "subjectAltName=DNS:$1" -keyout "$2" -out "$3" 2> /dev/null' sh "$@"
 }
 
 # For loops; what waits that long waits in vain.
