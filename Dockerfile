@@ -9,8 +9,8 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build
 
-# The dependencies in a layer of their own, which a change of src/ leaves alone. (benches/ because
-# Cargo reads no manifest whose targets are not all there.)
+# The dependencies are a layer of their own, so that a change in src/ does not rebuild them. (benches/ is
+# there because Cargo refuses a manifest whose targets are missing.)
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY third_party third_party
@@ -22,14 +22,14 @@ RUN mkdir src \
 
 COPY conf conf
 COPY src src
-# Cargo goes by modification times, and those of a checkout may be older than the stand-ins' build.
+# Cargo compares modification times; those of a checkout may be older than the build of the stand-ins.
 RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked --no-default-features --features vendored-openssl \
     && strip --strip-debug target/release/dripline
 
 
 FROM docker.io/library/debian:bookworm-slim
-# The roots that S3's certificate is verified against. OpenSSL itself is inside the binary.
+# The root certificates for S3's certificate. OpenSSL itself is linked into the binary.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
@@ -37,27 +37,27 @@ RUN apt-get update \
 COPY LICENSE /usr/share/doc/dripline/copyright
 COPY --from=build /build/target/release/dripline /usr/bin/dripline
 
-# Schedulers stop a container sooner than the daemon's own 10 minutes: Amazon ECS waits 120 s at the
-# most, so running drips get a little less. Docker waits 10 s unless --stop-timeout says otherwise,
+# Schedulers kill a container sooner than the daemon's default of 10 minutes: Amazon ECS after at most
+# 120 s, so running drips have a little less. Docker waits 10 s unless --stop-timeout says otherwise,
 # Kubernetes 30 s (terminationGracePeriodSeconds).
 ENV DRIPLINE__SERVER__DRAIN_TIMEOUT=110s
 # A container is replaced, not upgraded from within.
 ENV DRIPLINE__SERVER__UPGRADE_SOCK=off
 
-# The spool. A volume that is made for it takes the directory's owner over; a file system that is
-# mounted here instead has to belong to 65532.
+# The spool. A volume that is created here gets the directory's owner; any other file system that is
+# mounted here has to belong to 65532.
 RUN install -d -o 65532 -g 65532 -m 0700 /var/cache/dripline
 VOLUME /var/cache/dripline
 
-# A number, because Kubernetes' runAsNonRoot can judge no name. The account needs no entry and owns
-# nothing in the image but the spool's directory.
+# A number, because Kubernetes' runAsNonRoot cannot check a name. The account needs no passwd entry and
+# owns nothing in the image except the spool's directory.
 USER 65532:65532
 
-# TLS and plain HTTP, where no configuration says otherwise. The admin endpoint stays on the
-# container's own loopback, 127.0.0.1:9100.
+# TLS and plain HTTP, unless the configuration says otherwise. The admin endpoint is only on the
+# container's loopback, 127.0.0.1:9100.
 EXPOSE 8443 8080
 
-# /readyz of the admin endpoint: unready before the listeners are up and again while draining.
+# /readyz of the admin endpoint: not ready before the listeners are up, and while draining.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["dripline", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["dripline"]
