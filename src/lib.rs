@@ -83,7 +83,7 @@
 //! - [`proxy::plan`], [`drip::schedule`], [`tls::record`], [`spool::admission`]
 //! - [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]
 //! - [`forward_proxy::allow`], [`forward_proxy::connect`], [`forward_proxy::hello`]
-//! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::report`,
+//! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::ceiling`,
 //!   `shape::settings`, `shape::counters`, `shape::tree`
 
 #![deny(unsafe_code)]

@@ -27,7 +27,6 @@ const RINGS_INSIDE: &[RingInside] = &[
         reason: "is being cut",
     },
     RingInside { room: "demo::origin", files: &["objects", "service"], reason: "is being cut" },
-    RingInside { room: "shape", files: &["flow", "shaper"], reason: "is being cut" },
 ];
 
 /// Whatever reads a clock. Clippy has to refuse each outside the shells that expect it.

@@ -7,14 +7,16 @@
 //! Invariant: whatever changes the tree, dispatches it under the same lock, so no flow waits for a permit
 //! that it could have.
 //!
-//! This file must not know how the tree chooses, or what a ceiling's source is.
+//! This room must not know how the tree chooses, or what a ceiling's source is.
 
 mod changes;
+mod flow;
 mod report;
 #[cfg(test)]
 mod tests;
 
 pub use changes::{Change, ChangeError, TreeError};
+pub use flow::{Flow, Owner};
 pub use report::ClassReport;
 
 use std::collections::HashMap;
@@ -32,7 +34,6 @@ use tokio::time::Instant;
 use super::bucket::{Nanos, SECOND};
 use super::ceiling::Ceilings;
 use super::counters::ClassCounters;
-use super::flow::{Flow, Owner};
 use super::flows::FlowId;
 use super::settings::Settings;
 use super::socket_options::SocketOptions;
@@ -160,7 +161,7 @@ impl Shaper {
 
     /// Asks for a permit for up to `want` bytes. Returns the bytes of the permit that the flow has; 0 if
     /// it has to wait, and `waker` is woken when it is granted one.
-    pub(super) fn request(&self, id: FlowId, want: usize, waker: &Waker) -> usize {
+    fn request(&self, id: FlowId, want: usize, waker: &Waker) -> usize {
         let mut core = self.lock();
         let now = self.now();
         let root = core.tree.request(id, want, now);
@@ -181,7 +182,7 @@ impl Shaper {
     }
 
     /// A flow has moved `used` bytes of its permit and gives the rest back.
-    pub(super) fn spend(&self, id: FlowId, used: usize) {
+    fn spend(&self, id: FlowId, used: usize) {
         let mut core = self.lock();
         let now = self.now();
         let Some(root) = core.tree.spend(id, used, now) else { return };
@@ -191,7 +192,7 @@ impl Shaper {
     }
 
     /// Removes a flow.
-    pub(super) fn remove_flow(&self, id: FlowId) {
+    fn remove_flow(&self, id: FlowId) {
         let mut core = self.lock();
         let now = self.now();
         core.wakers[id] = None;

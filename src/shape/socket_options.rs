@@ -1,14 +1,17 @@
-//! What the kernel is told of a class's connections.
+//! What the kernel is told of a class's connections: how packets are marked, how fast they may leave, and
+//! how many bytes it may hold unsent.
+//!
+//! This file must not know the class tree.
 
-#![expect(unsafe_code, reason = "setsockopt for options that no crate names")]
+#![expect(unsafe_code, reason = "setsockopt for an option that socket2 does not have")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{Domain, SockRef};
 
-/// Bytes that the kernel keeps of an upload beyond what the network has taken: what is in there the
-/// class tree cannot hold back any more.
+/// Unsent bytes that the kernel may hold of a connection (TCP_NOTSENT_LOWAT). The class tree cannot hold
+/// back what is in there, so a change of rate or priority shows only after it.
 const NOTSENT_LOWAT: u32 = 16 << 10;
 
 /// What is to be set on the sockets of a class.
@@ -21,8 +24,8 @@ pub struct SocketOptions {
 }
 
 impl SocketOptions {
-    /// Sets them on a connection's socket; before it connects, the handshake's packets bear the mark
-    /// too. TCP_NOTSENT_LOWAT is set in any case.
+    /// Sets them on a connection's socket. Set before it connects, they mark the handshake's packets too.
+    /// TCP_NOTSENT_LOWAT is set in any case.
     ///
     /// # Errors
     ///
@@ -46,10 +49,10 @@ impl SocketOptions {
     }
 }
 
-/// SO_MAX_PACING_RATE (socket(7)), which no crate here has.
+/// Sets SO_MAX_PACING_RATE (socket(7)), which socket2 does not have.
 fn set_max_pacing_rate(socket: &impl AsFd, rate: u64) -> io::Result<()> {
-    // SAFETY: the kernel reads that many bytes of a number that outlives the call, from a descriptor
-    // that is borrowed for as long.
+    // SAFETY: the kernel reads the 8 bytes of `rate`, which outlives the call. The descriptor is borrowed
+    // for as long.
     let set = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
@@ -87,12 +90,12 @@ mod tests {
 
     #[test]
     fn the_kernel_has_what_was_set() {
-        let marks = SocketOptions { tos: Some(0x04), max_pacing_rate: Some(5_000_000_000) };
+        let options = SocketOptions { tos: Some(0x04), max_pacing_rate: Some(5_000_000_000) };
         let four = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        marks.apply(&four).unwrap();
+        options.apply(&four).unwrap();
         assert_eq!(four.tos_v4().unwrap(), 0x04);
         let six = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
-        marks.apply(&six).unwrap();
+        options.apply(&six).unwrap();
         assert_eq!(six.tclass_v6().unwrap(), 0x04);
         for socket in [four, six] {
             assert_eq!(max_pacing_rate(&socket), 5_000_000_000);
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_low_water_mark_is_set_for_a_class_without_marks() {
+    fn without_options_only_the_low_water_mark_is_set() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         SocketOptions::default().apply(&socket).unwrap();
         assert_eq!(socket.tos_v4().unwrap(), 0);

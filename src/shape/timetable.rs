@@ -1,13 +1,14 @@
 //! Which ceiling holds at which time of the week, in rclone's syntax with dripline's units:
 //! `Mon-00:00,512kbit 12:00,1Mbit Sun-20:00,off`.
 //!
-//! An entry holds from its time on until the next one's; without a day it is for every day, and one
-//! with a day goes before it at the same minute. `off` is no ceiling but the class's max-limit. Times
-//! are of the clock on the wall in a time zone. Where that is put forward, what falls into the gap
-//! begins when the gap ends; where it is put back, what has begun does not begin again.
+//! An entry holds from its time until that of the next one. An entry without a day is for every day; at
+//! the same minute, one with a day replaces it. `off` is no ceiling but the class's max-limit. Times are
+//! local times of a time zone. When clocks are put forward, an entry that falls into the gap begins when
+//! the gap ends; when they are put back, an entry that has begun does not begin again.
 //!
-//! Pure: time is a parameter. Whoever asks does so again after [`Timetable::next_change`], and at
-//! least every minute, since the wall's clock may be set and the machine may sleep.
+//! Pure: time is a parameter. A caller asks again at [`Timetable::next_change`], and at least every
+//! minute, since the clock may be set and the machine may sleep. This file must not know which class a
+//! timetable is for.
 
 use std::fmt;
 
@@ -17,10 +18,10 @@ use jiff::{Span, Timestamp};
 
 use crate::units::Rate;
 
-/// More entries than four an hour for a whole week are none that somebody wrote.
-const MOST: usize = 7 * 24 * 4;
+/// The most entries: four an hour for a whole week. Nobody writes more by hand.
+const MAX_ENTRIES: usize = 7 * 24 * 4;
 
-/// Days before and after now that are looked at: every entry comes at least once a week.
+/// Days before and after now that are looked at: every entry begins at least once a week.
 const DAYS: i32 = 8;
 
 /// What is wrong with a timetable, and what would be right.
@@ -40,22 +41,22 @@ struct Entry {
     day: Option<Weekday>,
     hour: i8,
     minute: i8,
-    /// None is off.
+    /// None: off.
     rate: Option<Rate>,
 }
 
 impl Timetable {
-    /// Reads a timetable for the clocks of a zone.
+    /// Reads a timetable whose times are local times of `zone`.
     ///
     /// # Errors
     ///
-    /// If an entry is none, or two are for one time.
+    /// If there is no entry or too many, one is not written as an entry, or two are for one time.
     pub fn parse(text: &str, zone: TimeZone) -> Result<Self, TimetableError> {
         let entries: Vec<_> = text.split_whitespace().map(entry).collect::<Result<_, _>>()?;
-        if entries.is_empty() || entries.len() > MOST {
+        if entries.is_empty() || entries.len() > MAX_ENTRIES {
             let count = entries.len();
             return Err(TimetableError(format!(
-                "{count} entries; write 1 to {MOST}, such as \"08:00,2Mbit 18:00,off\""
+                "{count} entries; write 1 to {MAX_ENTRIES}, such as \"08:00,2Mbit 18:00,off\""
             )));
         }
         for (index, entry) in entries.iter().enumerate() {
@@ -69,18 +70,18 @@ impl Timetable {
         Ok(Self { entries, zone })
     }
 
-    /// The ceiling at that time; None is no ceiling.
+    /// The ceiling at that time; None: off.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> Option<Rate> {
-        let beginnings = self.beginnings(now);
-        let past = beginnings.into_iter().rfind(|(at, ..)| *at <= now);
+        let starts = self.starts(now);
+        let past = starts.into_iter().rfind(|(at, ..)| *at <= now);
         past.and_then(|(.., rate)| rate)
     }
 
     /// When the next entry begins.
     #[must_use]
     pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
-        self.beginnings(now).into_iter().map(|(at, ..)| at).find(|at| *at > now)
+        self.starts(now).into_iter().map(|(at, ..)| at).find(|at| *at > now)
     }
 
     /// The lowest ceiling of the week.
@@ -89,22 +90,23 @@ impl Timetable {
         self.entries.iter().filter_map(|entry| entry.rate).min()
     }
 
-    /// When entries began and will begin around `now`, in order.
-    fn beginnings(&self, now: Timestamp) -> Vec<(Timestamp, DateTime, Option<Rate>)> {
+    /// When entries begin in the days around `now`, in order: the instant, the local time and the ceiling.
+    fn starts(&self, now: Timestamp) -> Vec<(Timestamp, DateTime, Option<Rate>)> {
         let today = self.zone.to_datetime(now).date();
         let days = (-DAYS..=DAYS).filter_map(|day| today.checked_add(Span::new().days(day)).ok());
-        let mut beginnings: Vec<_> = days.flat_map(|day| self.on(day)).collect();
-        // Of several that begin when a gap ends, the one with the latest time holds.
-        beginnings.sort_by_key(|(at, civil, _)| (*at, *civil));
-        beginnings
+        let mut starts: Vec<_> = days.flat_map(|day| self.on(day)).collect();
+        // Of several entries that begin when a gap ends, the one with the latest local time holds.
+        starts.sort_by_key(|(at, civil, _)| (*at, *civil));
+        starts
     }
 
+    /// When entries begin on a day.
     fn on(&self, date: Date) -> impl Iterator<Item = (Timestamp, DateTime, Option<Rate>)> {
         let of_the_day = move |entry: &&Entry| entry.day.is_none_or(|day| day == date.weekday());
         let holds = move |entry: &&Entry| {
-            let outdone =
+            let replaced_by =
                 |other: &Entry| other.day == Some(date.weekday()) && other.clock() == entry.clock();
-            entry.day.is_some() || !self.entries.iter().any(outdone)
+            entry.day.is_some() || !self.entries.iter().any(replaced_by)
         };
         self.entries.iter().filter(of_the_day).filter(holds).filter_map(move |entry| {
             let civil = date.at(entry.hour, entry.minute, 0, 0);
@@ -112,13 +114,13 @@ impl Timetable {
         })
     }
 
-    /// When the clock on the wall shows that time first or, if it never does, when it has passed it.
+    /// When clocks first show that local time or, if it falls into a gap, when the gap ends.
     fn instant(&self, civil: DateTime) -> Option<Timestamp> {
         match self.zone.to_ambiguous_timestamp(civil).offset() {
             AmbiguousOffset::Unambiguous { offset }
             | AmbiguousOffset::Fold { before: offset, .. } => offset.to_timestamp(civil).ok(),
             AmbiguousOffset::Gap { after, .. } => {
-                // With the offset after the gap, the time lies before it.
+                // Converted with the offset from after the gap, the time lies before the gap.
                 let before = after.to_timestamp(civil).ok()?;
                 self.zone.following(before).next().map(|transition| transition.timestamp())
             }
@@ -127,6 +129,7 @@ impl Timetable {
 }
 
 impl Entry {
+    /// The local time of day: hour and minute.
     fn clock(&self) -> (i8, i8) {
         (self.hour, self.minute)
     }
@@ -180,6 +183,7 @@ fn short(day: Weekday) -> &'static str {
     &name(day)[..3]
 }
 
+/// Reads one entry.
 fn entry(text: &str) -> Result<Entry, TimetableError> {
     let error = |what: &str| TimetableError(format!("`{}` {what}", text.escape_debug()));
     let no_entry =
@@ -253,7 +257,7 @@ mod tests {
         let mut changes = Vec::new();
         let mut last = table.at(Timestamp::from_second(now).unwrap());
         assert_eq!(last, None, "Sunday night");
-        // As the daemon does: by the next change, and at least every minute.
+        // As the shaper does: at the next change, and at least every minute.
         while now <= start + 7 * 86_400 {
             let at = Timestamp::from_second(now).unwrap();
             let rate = table.at(at);

@@ -58,7 +58,7 @@ struct Node {
     /// What only a leaf has.
     leaf: Option<Leaf>,
     /// What only a root has; unused in other classes.
-    of_root: Root,
+    root_state: Root,
 }
 
 /// What a class without children has: flows may be added to it.
@@ -113,7 +113,7 @@ impl Tree {
                 chunk: MAX_FAST_CHUNK,
                 tags: [0; 2],
             }),
-            of_root: Root::default(),
+            root_state: Root::default(),
         });
         let mut tree = Self { nodes: nodes.collect(), flows: Flows::new(), cost };
         for leaf in 0..tree.nodes.len() {
@@ -164,7 +164,7 @@ impl Tree {
         if node.priority == priority {
             return;
         }
-        let times = self.nodes[node.root].of_root.virtual_time;
+        let times = self.nodes[node.root].root_state.virtual_time;
         let times = times.map(|times| times[usize::from(priority)]);
         self.nodes[class].priority = priority;
         if let Some(leaf) = &mut self.nodes[class].leaf {
@@ -179,12 +179,12 @@ impl Tree {
 
     /// When the tree of `root` is to be dispatched again.
     pub(super) fn deadline_of(&self, root: usize) -> Option<Nanos> {
-        self.nodes[root].of_root.deadline
+        self.nodes[root].root_state.deadline
     }
 
     /// The earliest time at which some tree is to be dispatched again.
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        self.nodes.iter().filter_map(|node| node.of_root.deadline).min()
+        self.nodes.iter().filter_map(|node| node.root_state.deadline).min()
     }
 
     /// Whether a class has no children.
@@ -257,7 +257,7 @@ impl Tree {
         slot.asks_again_fast = now.saturating_sub(slot.granted_at) <= super::fair_queue::HOLD;
         leaf.queue.enqueue(&mut self.flows, id, now);
         if !std::mem::replace(&mut leaf.active, true) {
-            self.nodes[root].of_root.active.push(class);
+            self.nodes[root].root_state.active.push(class);
         }
         self.for_path(class, |node| node.counters.waiting += 1);
         Some(root)

@@ -78,7 +78,7 @@ impl Tree {
             let mut urgent: Option<(Nanos, FlowId)> = None;
             let mut deadline: Option<Nanos> = None;
             let mut index = 0;
-            while let Some(leaf) = self.nodes[root].of_root.active.get(index).copied() {
+            while let Some(leaf) = self.nodes[root].root_state.active.get(index).copied() {
                 let headroom = self.headroom(leaf, now);
                 let starving = self.starving(leaf, now).filter(|_| headroom.ready_at <= now);
                 urgent = [urgent, starving].into_iter().flatten().min();
@@ -95,7 +95,7 @@ impl Tree {
                     }
                     Offer::Later(at) => deadline = Some(deadline.map_or(at, |other| other.min(at))),
                     Offer::Idle => {
-                        self.nodes[root].of_root.active.swap_remove(index);
+                        self.nodes[root].root_state.active.swap_remove(index);
                         if let Some(leaf) = &mut self.nodes[leaf].leaf {
                             leaf.active = false;
                         }
@@ -116,7 +116,7 @@ impl Tree {
                 }
                 (None, held, _) => {
                     let until = held.map(|(_, until)| until);
-                    self.nodes[root].of_root.deadline = deadline.into_iter().chain(until).min();
+                    self.nodes[root].root_state.deadline = deadline.into_iter().chain(until).min();
                     return;
                 }
             };
@@ -127,7 +127,7 @@ impl Tree {
     /// Dispatches every tree whose time has come.
     pub(in crate::shape) fn dispatch_due(&mut self, now: Nanos, granted: &mut Vec<FlowId>) {
         for root in 0..self.nodes.len() {
-            if self.nodes[root].of_root.deadline.is_some_and(|deadline| deadline <= now) {
+            if self.nodes[root].root_state.deadline.is_some_and(|deadline| deadline <= now) {
                 self.dispatch(root, now, granted);
             }
         }
@@ -178,7 +178,7 @@ impl Tree {
         let turn = leaf.queue.turn(now, !headroom.all_full);
         let kind = usize::from(level == 0);
         let tag = leaf.tags[kind];
-        let virtual_time = self.nodes[root].of_root.virtual_time[kind][usize::from(priority)];
+        let virtual_time = self.nodes[root].root_state.virtual_time[kind][usize::from(priority)];
         let start = tag.max(virtual_time.saturating_sub(CREDIT));
         let rank = (level, priority, start, at);
         match turn {
@@ -215,13 +215,13 @@ impl Tree {
             node.counters.count_grant(waited, lender.is_none());
         });
         let kind = usize::from(lender_height == 0);
-        let virtual_time = self.nodes[root].of_root.virtual_time[kind][priority];
+        let virtual_time = self.nodes[root].root_state.virtual_time[kind][priority];
         let Some(leaf) = &mut self.nodes[class].leaf else { return };
         let start = leaf.tags[kind].max(virtual_time.saturating_sub(CREDIT));
         leaf.tags[kind] = start + bytes as u64;
         leaf.queue.serve(&mut self.flows, id, bytes, lender.is_some(), now);
         if lender.is_some() {
-            self.nodes[root].of_root.virtual_time[kind][priority] = virtual_time.max(start);
+            self.nodes[root].root_state.virtual_time[kind][priority] = virtual_time.max(start);
         }
     }
 

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::flows::FlowId;
-use super::shaper::Shaper;
+use super::Shaper;
+use crate::shape::flows::FlowId;
 
 /// Whose a flow is: what a class's classifier looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
