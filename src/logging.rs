@@ -1,4 +1,7 @@
 //! One line per event on stderr: text, or JSON for machines. `RUST_LOG` chooses what is logged.
+//!
+//! Invariant: a line has no secret. Pingora's own lines hold request targets, with their signatures, so
+//! its lines below a warning are never written. This file must not know what is logged.
 
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -50,15 +53,14 @@ pub fn init(format: Format) {
     }
 }
 
-/// Drops Pingora's lines below a warning, whatever RUST_LOG asks for: they hold whole request
-/// targets, and with them signatures. What they say of clients that leave, the access log says
-/// better.
+/// Drops Pingora's lines below a warning, whatever RUST_LOG asks for: they contain whole request
+/// targets, and with them signatures. The access log reports clients that disconnect.
 struct Guarded(env_logger::Logger);
 
 impl Log for Guarded {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let telling = metadata.target().starts_with("pingora") && metadata.level() > Level::Warn;
-        !telling && self.0.enabled(metadata)
+        let leaks = metadata.target().starts_with("pingora") && metadata.level() > Level::Warn;
+        !leaks && self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use log::info;
-use pingora_core::OrErr;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::SslStream;
@@ -28,6 +27,7 @@ use crate::profile::Facts;
 use crate::proxy::DripProxy;
 use crate::proxy_protocol::Trusted;
 use crate::tls::combined::Combined;
+use crate::tls::failure::handshake_failure;
 use crate::tls::listener;
 use crate::tls::reload::Reloading;
 
@@ -90,17 +90,23 @@ impl Devices {
     }
 }
 
-async fn handshake(tls: &Reloading, socket: L4Stream) -> pingora_core::Result<SslStream<Combined>> {
-    let failed = pingora_core::ErrorType::TLSHandshakeFailure;
+/// Returns the connection after its handshake, or why there is none, for the log.
+async fn handshake(tls: &Reloading, socket: L4Stream) -> Result<SslStream<Combined>, String> {
     let client = introduction::peer(&socket).map(|peer| peer.ip());
     let ssl = listener::connection(&tls.current(), client);
-    let ssl = ssl.or_err(failed.clone(), "cannot make a TLS connection")?;
-    let mut stream = SslStream::new(ssl, Combined::new(socket))?;
-    let accepted = stream.accept().await;
-    accepted.explain_err(failed, |e| match listener::negotiated(stream.ssl()) {
-        Some(n) => format!("{e}; records of up to {} bytes, client offered {}", n.limit(), n.offer),
-        None => format!("{e}; before its ClientHello was read"),
-    })?;
+    let ssl = ssl.map_err(|e| format!("cannot make a TLS connection: {e}"))?;
+    let mut stream = SslStream::new(ssl, Combined::new(socket)).map_err(|e| e.to_string())?;
+    if let Err(e) = stream.accept().await {
+        let reason = handshake_failure(&e);
+        return Err(match listener::negotiated(stream.ssl()) {
+            Some(known) => format!(
+                "{reason}; records of up to {} bytes, client offered {}",
+                known.limit(),
+                known.offer
+            ),
+            None => format!("{reason}; before its ClientHello was read"),
+        });
+    }
     Ok(stream)
 }
 

@@ -17,6 +17,8 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name};
 
+use super::failure;
+
 /// How long a self-signed certificate is valid, in days. Browsers refuse more than 398.
 const SELF_SIGNED_DAYS: u32 = 397;
 
@@ -202,10 +204,9 @@ pub enum IdentityError {
     Mismatch,
 }
 
-/// OpenSSL's own word for what went wrong, without its file names and numbers.
+/// OpenSSL's reason.
 fn reason(stack: &ErrorStack) -> String {
-    let first = stack.errors().iter().find_map(|e| e.reason());
-    first.unwrap_or("it does not parse").to_owned()
+    failure::reason(stack).unwrap_or("it does not parse").to_owned()
 }
 
 #[cfg(test)]
