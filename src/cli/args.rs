@@ -10,7 +10,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Serves S3 objects to small devices as small TLS records on an exact schedule.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_long_help = "Every command exits with 64 if its arguments are wrong. Exit codes are those of sysexits.h."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -19,19 +24,39 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon in the foreground, logging to stderr
+    ///
+    /// SIGTERM and SIGQUIT drain, SIGINT stops at once, SIGHUP reads the configuration again, SIGUSR2
+    /// starts a successor that takes over.
+    ///
+    /// Exit code 0 after a signal or an upgrade ended it, 69 if it cannot listen or take over, 71 if the
+    /// system refuses threads, signals or a running socket, 78 if the configuration is wrong.
     Run(RunArgs),
     /// Report every error and warning of a configuration; exit 0 only if it would run
+    ///
+    /// Reads the files that the configuration names, but opens no socket.
+    ///
+    /// Exit code 0 if it would run, whatever the warnings, 78 if there is any error.
     Check(ConfigArgs),
     /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
+    ///
+    /// Exit code 0 after Ctrl-C or SIGTERM ended it, 1 if it cannot start.
     #[cfg(feature = "demo")]
     Demo,
     /// Show what a small device would meet at an HTTPS URL: its records, certificates and pace
     ///
     /// Connects as devices do, in TLS 1.2 and 1.3, offering nothing, max_fragment_length or
-    /// record_size_limit. Takes up to 50 s if the server is paced. Exit code 0 if all is well, 1
-    /// if it does not fit, 69 if there is no connection or no trust.
+    /// record_size_limit. Takes up to 50 s if the server is paced.
+    ///
+    /// Exit code 0 if all is well, 1 if it does not fit (--fits), 64 if the URL or the file of --ca cannot
+    /// be used, 69 if there is no connection or no trust.
     Probe(ProbeArgs),
     /// Print the /file/ URL for a presigned S3 URL, or the setting that it needs
+    ///
+    /// It checks whether the URL leads to the configured bucket, not whether the signature is right.
+    ///
+    /// Exit code 0 if the URL is printed, 65 if it is no URL of an object in S3 or leads to another host
+    /// or bucket than the configured one, 78 if there is no configuration for it yet; the settings that
+    /// it needs are printed then.
     Url {
         /// The presigned URL, in quotes
         presigned: String,
@@ -42,6 +67,11 @@ pub(crate) enum Command {
         config: ConfigArgs,
     },
     /// Ask the local daemon whether it is ready; for a container's HEALTHCHECK
+    ///
+    /// Asks /readyz at admin.addr, or at health.addr if that alone is configured, for at most 3 s.
+    ///
+    /// Exit code 0 if it is ready, 69 if it is not or does not answer, 78 if the configuration is wrong or
+    /// has neither address.
     Health(ConfigArgs),
 }
 

@@ -109,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_every_command_lists_its_exit_codes() {
+        let line = command();
+        assert!(line.get_subcommands().count() >= 5);
+        for subcommand in line.get_subcommands() {
+            let help = subcommand.clone().render_long_help().to_string();
+            assert!(help.contains("Exit code 0 "), "{}: {help}", subcommand.get_name());
+        }
+    }
+
+    #[test]
     fn a_size_may_have_a_unit() {
         let fits = |size| {
             let line = ["dripline", "probe", "https://a.example/", "--fits", size];
