@@ -20,7 +20,9 @@ use crate::config::{Config, Sources};
 use crate::lifecycle::{self, Lifecycle};
 use crate::notify::Notify;
 use crate::server::{Reloader, Server, StartError, Stop};
-use crate::upgrade::{self, AskError, Hand, Handed, Inherited, SocketServer, Successor};
+use crate::upgrade::{
+    self, HandedSocket, InheritedSockets, Predecessor, SocketServer, Successor, TakeoverError,
+};
 use launch::Launched;
 use signals::{Asked, Signals};
 
@@ -35,7 +37,7 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     /// Nothing to take over.
     #[error("upgrade: {0}")]
-    Upgrade(#[from] AskError),
+    Upgrade(#[from] TakeoverError),
     /// The server failed.
     #[error("cannot serve: {0}")]
     Serve(io::Error),
@@ -53,13 +55,13 @@ impl Failure {
 /// of the process that runs already. `sources` is what a reload reads.
 pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Result<(), Failure> {
     let signals = Signals::new().map_err(Failure::Signals)?;
-    let (mut inherited, hand) = match upgrade {
+    let (mut inherited, predecessor) = match upgrade {
         true => {
             let path = config.upgrade.sock.as_deref();
-            let (inherited, hand) = upgrade::ask(path).await?;
-            (inherited, Some(hand))
+            let (inherited, predecessor) = upgrade::take_sockets(path).await?;
+            (inherited, Some(predecessor))
         }
-        false => (Inherited::default(), None),
+        false => (InheritedSockets::default(), None),
     };
     let server = Server::bind_or_inherit(&config, &mut inherited)?;
     for addr in inherited.addresses() {
@@ -82,7 +84,7 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
     let notify = control.notify.clone();
     let failure = OnceCell::new();
     let controlled = async {
-        let why = control.until_stop(hand, sockets).await.unwrap_or_else(|e| {
+        let why = control.until_stop(predecessor, sockets).await.unwrap_or_else(|e| {
             // The old process goes on at these addresses. What was accepted here in the meantime is
             // served to its end all the same.
             let _ = failure.set(e);
@@ -96,7 +98,7 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
         biased;
         served = served => served.map_err(Failure::Serve),
         () = controlled => Ok(0),
-        () = notify.keep_telling(&lifecycle) => Ok(0),
+        () = notify.keep_informed(&lifecycle) => Ok(0),
     };
     failure.into_inner().map_or(served.map(|_| ()), |e| Err(Failure::Upgrade(e)))
 }
@@ -116,21 +118,21 @@ struct Control {
 type Opened = Option<JoinHandle<io::Result<Successor>>>;
 
 impl Control {
-    /// Takes over from the process that `hand` leads to, if there is one, and does what signals ask
+    /// Takes over from `predecessor`, if there is one, and does what signals ask
     /// for until one asks for the end or a successor has taken over.
     async fn until_stop(
         &mut self,
-        hand: Option<Hand>,
-        sockets: Vec<Handed>,
-    ) -> Result<Stop, AskError> {
-        let taking_over = hand.is_some();
-        if let Some(hand) = hand {
-            match hand.accepting().await? {
+        predecessor: Option<Predecessor>,
+        sockets: Vec<HandedSocket>,
+    ) -> Result<Stop, TakeoverError> {
+        let taking_over = predecessor.is_some();
+        if let Some(predecessor) = predecessor {
+            match predecessor.accepting().await? {
                 true => info!("upgrade: this process has taken over"),
                 false => warn!("upgrade: the old process ended by itself; this one goes on"),
             }
         }
-        let mut door = self.open_door(sockets, taking_over);
+        let mut upgrade_socket = self.open_socket(sockets, taking_over);
         let mut launched = None;
         self.notify.ready(&self.lifecycle);
         loop {
@@ -141,7 +143,7 @@ impl Control {
                         return Ok(stop);
                     }
                     Asked::Reload => self.reload().await,
-                    Asked::Upgrade if door.is_none() => {
+                    Asked::Upgrade if upgrade_socket.is_none() => {
                         error!("SIGUSR2: there is no upgrade socket (see the warning at the start)");
                     }
                     Asked::Upgrade if launched.is_some() => {
@@ -149,15 +151,15 @@ impl Control {
                     }
                     Asked::Upgrade => launched = self.launch().await,
                 },
-                successor = passed(&mut door) => match successor {
+                successor = passed(&mut upgrade_socket) => match successor {
                     Ok(successor) => {
                         info!("upgrade: process {} accepts; this one drains", successor.pid);
-                        self.notify.hand_over(successor.pid);
+                        self.notify.set_main_pid(successor.pid);
                         return Ok(Stop::HandedOver);
                     }
                     Err(e) => {
                         error!("upgrade: the upgrade socket has failed: {e}; no upgrades any more");
-                        door = None;
+                        upgrade_socket = None;
                     }
                 },
                 why = failed(&mut launched) => {
@@ -179,14 +181,16 @@ impl Control {
             why = Stop::Drain;
             let timeout = self.drain.drain_timeout;
             info!("draining: at most {timeout:?} from now");
-            self.lifecycle.hurry(timeout);
+            self.lifecycle.shorten_drain(timeout);
         }
     }
 
-    fn open_door(&self, sockets: Vec<Handed>, taking_over: bool) -> Opened {
+    fn open_socket(&self, sockets: Vec<HandedSocket>, taking_over: bool) -> Opened {
         let path = self.upgrade.sock.as_deref()?;
         match SocketServer::open(path, sockets, self.upgrade.timeout, taking_over) {
-            Ok(door) => Some(tokio::spawn(door.handed_over(self.lifecycle.draining()))),
+            Ok(upgrade_socket) => {
+                Some(tokio::spawn(upgrade_socket.handed_over(self.lifecycle.draining())))
+            }
             Err(e) => {
                 warn!("server.upgrade_sock: {e}; no upgrade without a gap");
                 None
@@ -243,9 +247,9 @@ fn reloaded(needing_upgrade: &[&str]) {
 }
 
 /// Resolves when a successor has taken over, or never can.
-async fn passed(door: &mut Opened) -> io::Result<Successor> {
-    match door {
-        Some(door) => door.await.map_err(io::Error::other)?,
+async fn passed(upgrade_socket: &mut Opened) -> io::Result<Successor> {
+    match upgrade_socket {
+        Some(upgrade_socket) => upgrade_socket.await.map_err(io::Error::other)?,
         None => pending().await,
     }
 }

@@ -186,7 +186,7 @@ impl Lifecycle {
 
     /// Lets a drain that has begun go on no longer than `timeout` from now.
     #[expect(clippy::disallowed_methods, reason = "a drain has a deadline")]
-    pub fn hurry(&self, timeout: Duration) {
+    pub fn shorten_drain(&self, timeout: Duration) {
         let end = Instant::now() + timeout;
         self.inner.deadline.send_modify(|old| *old = Some(old.map_or(end, |old| old.min(end))));
     }
@@ -195,7 +195,7 @@ impl Lifecycle {
     async fn wind_down(&self, timeout: Duration, arrivals: Duration) -> usize {
         let inner = &self.inner;
         let patience = Instant::now() + arrivals.min(timeout);
-        self.hurry(timeout);
+        self.shorten_drain(timeout);
         inner.draining.send_replace(true);
         inner.stage.send_replace(Stage::Idle);
         let mut changed = inner.changed.subscribe();
@@ -326,8 +326,8 @@ mod tests {
         let start = Instant::now();
         let hurry = async {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            lifecycle.hurry(Duration::from_secs(5));
-            lifecycle.hurry(Duration::from_secs(500));
+            lifecycle.shorten_drain(Duration::from_secs(5));
+            lifecycle.shorten_drain(Duration::from_secs(500));
         };
         let day = Duration::from_secs(24 * 3600);
         assert_eq!(tokio::join!(lifecycle.drain_behind_successor(day), hurry).0, 1);

@@ -24,7 +24,7 @@ const EXTENSION: Duration = Duration::from_secs(30);
 /// The way to the service manager.
 #[derive(Clone, Default)]
 pub(crate) struct Notify {
-    /// Another process speaks for the service.
+    /// Another process is the main one: nothing is sent any more.
     muted: Arc<AtomicBool>,
     /// The status that was sent last, by whichever method.
     status: Arc<Mutex<String>>,
@@ -33,32 +33,32 @@ pub(crate) struct Notify {
 impl Notify {
     /// The process accepts, or a reload is over.
     pub(crate) fn ready(&self, lifecycle: &Lifecycle) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&self.status(lifecycle).0)]);
+        self.send(&[NotifyState::Ready, NotifyState::Status(&self.status(lifecycle).0)]);
     }
 
     /// A reload begins; [`Self::ready`] ends it.
     pub(crate) fn reloading(&self) {
-        // Together: systemd 253 takes the one without the other for a failure.
+        // Both in one message: systemd 253 takes one without the other for a failure.
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(e) => debug!("no monotonic clock: {e}"),
         }
     }
 
     /// A drain begins that ends the service.
     pub(crate) fn stopping(&self, lifecycle: &Lifecycle) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(&self.status(lifecycle).0)]);
+        self.send(&[NotifyState::Stopping, NotifyState::Status(&self.status(lifecycle).0)]);
     }
 
     /// Another process is the main one from now on. With NotifyAccess=main, the default, only the main
     /// process may say so, and nothing that this one says later would be heard.
-    pub(crate) fn hand_over(&self, pid: u32) {
-        self.tell(&[NotifyState::MainPid(pid)]);
+    pub(crate) fn set_main_pid(&self, pid: u32) {
+        self.send(&[NotifyState::MainPid(pid)]);
         self.muted.store(true, Ordering::Release);
     }
 
     /// Keeps the manager informed for as long as this is awaited.
-    pub(crate) async fn keep_telling(&self, lifecycle: &Lifecycle) {
+    pub(crate) async fn keep_informed(&self, lifecycle: &Lifecycle) {
         let mut tasks = JoinSet::new();
         if let Some(limit) = sd_notify::watchdog_enabled() {
             tasks.spawn(self.clone().watchdog(limit));
@@ -69,17 +69,17 @@ impl Notify {
             ticks.tick().await;
             let (status, changed) = self.status(lifecycle);
             if changed {
-                self.tell(&[NotifyState::Status(&status)]);
+                self.send(&[NotifyState::Status(&status)]);
             }
             if lifecycle.is_draining() {
                 let extension = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
-                self.tell(&[NotifyState::ExtendTimeoutUsec(extension)]);
+                self.send(&[NotifyState::ExtendTimeoutUsec(extension)]);
             }
         }
     }
 
-    /// Says so twice in `limit` while the runtime does its work: before each time, as many tasks as
-    /// it has workers were queued and have run.
+    /// Reports twice in `limit` that the process is alive, as long as the runtime works: before each report
+    /// it has run as many new tasks as it has workers.
     async fn watchdog(self, limit: Duration) {
         let mut ticks = interval(limit / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,7 +90,7 @@ impl Notify {
                 tasks.spawn(tokio::task::yield_now());
             }
             tasks.join_all().await;
-            self.tell(&[NotifyState::Watchdog]);
+            self.send(&[NotifyState::Watchdog]);
         }
     }
 
@@ -106,7 +106,7 @@ impl Notify {
         (now, changed)
     }
 
-    fn tell(&self, state: &[NotifyState<'_>]) {
+    fn send(&self, state: &[NotifyState<'_>]) {
         if self.muted.load(Ordering::Acquire) {
             return;
         }

@@ -37,7 +37,7 @@ use crate::s3::put::Putter;
 use crate::s3::resolve::Resolver;
 use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
-use crate::upgrade::{Handed, Inherited, Role};
+use crate::upgrade::{HandedSocket, InheritedSockets, Role};
 use accept::{Plain, accept, bind};
 use devices::{Devices, reloading};
 use parts::{pingora_conf, spool, upstream};
@@ -150,7 +150,7 @@ impl Server {
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
-        Self::bind_or_inherit(config, &mut Inherited::default())
+        Self::bind_or_inherit(config, &mut InheritedSockets::default())
     }
 
     /// Takes the sockets of `inherited` where they fit `config`, and binds the other listeners. Must
@@ -159,7 +159,10 @@ impl Server {
     /// # Errors
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
-    pub fn bind_or_inherit(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+    pub fn bind_or_inherit(
+        config: &Config,
+        inherited: &mut InheritedSockets,
+    ) -> Result<Self, StartError> {
         // Without `..`, so that a new key does not compile until it is used here or named as used
         // elsewhere.
         let Config {
@@ -272,7 +275,7 @@ impl Server {
     /// # Errors
     ///
     /// If there are no descriptors left.
-    pub fn sockets(&self) -> io::Result<Vec<Handed>> {
+    pub fn sockets(&self) -> io::Result<Vec<HandedSocket>> {
         let devices = self.devices.iter().map(|one| (Role::Device, one.addr, &one.socket));
         let report =
             |role, one: Option<&Report>| one.map(|one| (role, one.addr, one.socket.try_clone()));
@@ -285,7 +288,7 @@ impl Server {
         let devices = devices.map(|(role, addr, socket)| (role, addr, socket.try_clone()));
         devices
             .chain(reports.into_iter().flatten())
-            .map(|(role, addr, socket)| Ok(Handed { role, addr, socket: socket? }))
+            .map(|(role, addr, socket)| Ok(HandedSocket { role, addr, socket: socket? }))
             .collect()
     }
 

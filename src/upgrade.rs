@@ -1,8 +1,8 @@
 //! An upgrade without a gap: a running process hands its listening sockets to its successor over a
-//! Unix socket, and goes on accepting until that one says that it accepts too.
+//! Unix socket, and goes on accepting until the successor says that it accepts too.
 //!
-//! A listening socket is one queue of connections, however many processes hold it; while one of
-//! them does, no client is refused. So nothing is lost whenever either side fails:
+//! A listening socket is one queue of connections, however many processes hold it. As long as one of
+//! them holds it, no client is refused. So no connection is lost if either side fails:
 //!
 //! ```text
 //! successor: its configuration is read and valid    connects
@@ -16,17 +16,17 @@
 //!            takes over the path of the upgrade socket
 //! ```
 //!
-//! Instead of any of its lines the running process may say `refused` and why; then, and if the
-//! successor ends or takes too long, everything stays as it was. If the running process ends
-//! without a word, the successor goes on: somebody has to.
+//! Instead of any of its lines the running process may say `refused` and why. Then everything stays as it
+//! was, and so it does if the successor ends or takes too long. If the running process ends without a
+//! word, the successor goes on, since no other process serves.
 //!
-//! Invariant: the upgrade socket is where only this user and root can reach it, and its path is
-//! removed only by the process that listens there.
+//! Invariant: only this user and root can reach the upgrade socket, and only the process that listens
+//! there removes its path.
 //!
-//! This room knows sockets and addresses; it must not know what is served there.
+//! `takeover` is the successor's side, `handover` that of the running process; both speak through `wire`. This room knows sockets and addresses; it must not know what is served there.
 
-mod ask;
 mod handover;
+mod takeover;
 mod wire;
 
 use std::fmt;
@@ -36,10 +36,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use ask::{AskError, Hand, ask};
-pub use handover::{OpenError, SocketServer, Successor};
+pub use handover::{SocketServer, SocketServerError, Successor};
+pub use takeover::{Predecessor, TakeoverError, take_sockets};
 
-/// The version of the protocol; a process refuses a successor with another.
+/// The version of the protocol. A process refuses a successor with another one.
 const VERSION: u32 = 1;
 
 /// How a process is upgraded.
@@ -72,13 +72,13 @@ impl Default for Settings {
 /// What a listening socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Devices.
+    /// Requests of devices.
     Device,
-    /// Metrics, readiness.
+    /// Metrics, readiness and the API.
     Admin,
     /// Readiness alone.
     Health,
-    /// Whoever asks for tunnels.
+    /// Requests for tunnels.
     ForwardProxy,
 }
 
@@ -106,7 +106,7 @@ impl FromStr for Role {
 
 /// A listening socket that changes hands.
 #[derive(Debug)]
-pub struct Handed {
+pub struct HandedSocket {
     /// What it is for.
     pub role: Role,
     /// Its address as the configuration has it, with port 0 if the system chose.
@@ -115,21 +115,21 @@ pub struct Handed {
     pub socket: TcpListener,
 }
 
-/// The sockets that a successor was given and has not used yet; none for a process of its own.
+/// The sockets that a successor was given and has not used yet; empty for a process without predecessor.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<Handed>);
+pub struct InheritedSockets(Vec<HandedSocket>);
 
-impl Inherited {
-    /// Takes out the socket for `role` at `addr`: one that was configured just so, or else any that
-    /// is bound there.
+impl InheritedSockets {
+    /// Takes out the socket for `role` at `addr`: one with just that configuration, or else any that is
+    /// bound to that address.
     pub fn take(&mut self, role: Role, addr: SocketAddr) -> Option<TcpListener> {
-        let same = |one: &Handed| one.role == role && one.addr == addr;
-        let there = |one: &Handed| one.socket.local_addr().is_ok_and(|bound| bound == addr);
+        let same = |one: &HandedSocket| one.role == role && one.addr == addr;
+        let there = |one: &HandedSocket| one.socket.local_addr().is_ok_and(|bound| bound == addr);
         let at = self.0.iter().position(same).or_else(|| self.0.iter().position(there))?;
         Some(self.0.remove(at).socket)
     }
 
-    /// The addresses of the sockets that nobody took. They are closed with this.
+    /// The addresses of the sockets that were not taken. They are closed when this is dropped.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.0.iter().map(|one| one.socket.local_addr().unwrap_or(one.addr)).collect()
@@ -143,10 +143,11 @@ mod tests {
     #[test]
     fn a_socket_is_found_by_its_configured_or_its_real_address() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let handed = |role| Handed { role, addr: any, socket: TcpListener::bind(any).unwrap() };
+        let handed =
+            |role| HandedSocket { role, addr: any, socket: TcpListener::bind(any).unwrap() };
         let all = [Role::Device, Role::Admin, Role::Device].map(handed);
         let real = all.each_ref().map(|one| one.socket.local_addr().unwrap());
-        let mut inherited = Inherited(all.into());
+        let mut inherited = InheritedSockets(all.into());
         let mut take = |role, addr| inherited.take(role, addr).map(|s| s.local_addr().unwrap());
         assert_eq!(take(Role::Health, any), None);
         assert_eq!(take(Role::Admin, any), Some(real[1]));

@@ -1,4 +1,4 @@
-//! The running process's side: the upgrade socket, and who is given what there.
+//! The running process's side: the upgrade socket, and the hand-over to a successor that asks there.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::wire::{Peer, Wire};
-use super::{Handed, VERSION};
+use super::{HandedSocket, VERSION};
 
-/// How long a successor may take to say its first word.
-const HELLO: Duration = Duration::from_secs(5);
+/// How long a successor may take for its first line.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait before the next accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -25,31 +25,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The open upgrade socket of a running process.
 pub struct SocketServer {
     listener: UnixListener,
-    /// Goes with it.
-    _place: Place,
-    patience: Duration,
-    sockets: Vec<Handed>,
+    /// Removes the path when this is dropped.
+    _path: SocketPath,
+    /// How long a successor may take to be ready.
+    ready_timeout: Duration,
+    sockets: Vec<HandedSocket>,
 }
 
-/// A successor that accepts. It goes on, taking over the upgrade socket and talking to the service
-/// manager, once this is dropped.
+/// A successor that accepts. It waits with the upgrade socket and the service manager until this is
+/// dropped.
 pub struct Successor {
     /// Its process id.
     pub pid: u32,
-    /// Closed with this.
+    /// Its closing is the sign that the successor waits for.
     _wire: Wire,
 }
 
-/// The socket's place, removed when this process is done with it, unless another has taken it.
-struct Place {
+/// The socket's path, removed when it is dropped unless another process has taken it.
+struct SocketPath {
     path: PathBuf,
-    /// Device and inode, to know our own by.
+    /// Device and inode of this process's own socket.
     own: (u64, u64),
 }
 
-/// Why no successor can ask.
+/// Why there is no upgrade socket.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum SocketServerError {
     /// There is no such directory.
     #[error("{}: {source}", .dir.display())]
     Directory {
@@ -58,7 +59,7 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
-    /// Others could put a socket of theirs there.
+    /// Other users could put their own socket there.
     #[error("{} is not private: it must belong to this user or root and be writable for nobody else (mode 0700)", .0.display())]
     NotPrivate(PathBuf),
     /// Something else is there.
@@ -77,14 +78,14 @@ pub enum OpenError {
     },
 }
 
-/// A hand-over that did not happen.
+/// Why there was no hand-over.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum HandoverError {
     #[error("it belongs to another user")]
     Stranger,
     #[error("it does not speak version {VERSION} of the protocol, but {0:?}")]
     Version(String),
-    #[error("it said nothing in {HELLO:?}")]
+    #[error("it said nothing in {HELLO_TIMEOUT:?}")]
     Mute,
     #[error("it was not ready in {0:?}")]
     Hung(Duration),
@@ -97,45 +98,50 @@ enum Failed {
 }
 
 impl SocketServer {
-    /// Opens the upgrade socket at `path`, where a successor is given `sockets` and has `patience`
-    /// to be ready. `taking_over`: from whoever listens there now.
+    /// Opens the upgrade socket at `path`. A successor is given `sockets`, and then has `ready_timeout` to be
+    /// ready. With `taking_over` the path is taken from the process that listens there.
     ///
     /// # Errors
     ///
     /// If the directory is not there or not private, or if another process listens there.
     pub fn open(
         path: &Path,
-        sockets: Vec<Handed>,
-        patience: Duration,
+        sockets: Vec<HandedSocket>,
+        ready_timeout: Duration,
         taking_over: bool,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, SocketServerError> {
         let dir = path.parent().unwrap_or(Path::new("/"));
-        private(dir)?;
+        check_private(dir)?;
         match fs::symlink_metadata(path) {
             Ok(there) if !there.file_type().is_socket() => {
-                return Err(OpenError::NotASocket(path.to_owned()));
+                return Err(SocketServerError::NotASocket(path.to_owned()));
             }
             Ok(_) if !taking_over && std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(OpenError::Taken(path.to_owned()));
+                return Err(SocketServerError::Taken(path.to_owned()));
             }
             _ => {}
         }
         let bind = || {
-            // Made beside it and renamed: whoever asks meets either the old one or this.
-            let made = path.with_extension(std::process::id().to_string());
-            let _ = fs::remove_file(&made);
-            let listener = UnixListener::bind(&made)?;
-            fs::set_permissions(&made, Permissions::from_mode(0o600))?;
-            let there = fs::symlink_metadata(&made)?;
-            fs::rename(&made, path)?;
+            // Bound beside it and renamed, so that a successor meets either the old socket or this.
+            let new = path.with_extension(std::process::id().to_string());
+            let _ = fs::remove_file(&new);
+            let listener = UnixListener::bind(&new)?;
+            fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+            let there = fs::symlink_metadata(&new)?;
+            fs::rename(&new, path)?;
             Ok((listener, (there.dev(), there.ino())))
         };
         let (listener, own) =
-            bind().map_err(|source| OpenError::Bind { path: path.to_owned(), source })?;
-        Ok(Self { listener, _place: Place { path: path.to_owned(), own }, patience, sockets })
+            bind().map_err(|source| SocketServerError::Bind { path: path.to_owned(), source })?;
+        Ok(Self {
+            listener,
+            _path: SocketPath { path: path.to_owned(), own },
+            ready_timeout,
+            sockets,
+        })
     }
 
-    /// Serves successors until one has taken over.
+    /// Answers successors until one has taken over.
     ///
     /// # Errors
     ///
@@ -160,47 +166,48 @@ impl SocketServer {
             let Ok(Peer { pid, .. }) = wire.peer() else { continue };
             let done = tokio::select! {
                 done = self.hand_over(&mut wire) => done,
-                _ = draining.wait_for(|draining| *draining) => Err(Failed::Stopping),
+                _ = draining.wait_for(|draining| *draining) => Err(HandoverError::Stopping),
             };
             match done {
                 Ok(()) => return Ok(Successor { pid, _wire: wire }),
                 Err(e) => {
                     warn!("upgrade: no hand-over to process {pid}: {e}; this process goes on");
-                    let _ = timeout(HELLO, wire.send(&format!("refused {e}"), None)).await;
+                    let _ = timeout(HELLO_TIMEOUT, wire.send(&format!("refused {e}"), None)).await;
                 }
             }
         }
     }
 
-    async fn hand_over(&self, wire: &mut Wire) -> Result<(), Failed> {
+    async fn hand_over(&self, wire: &mut Wire) -> Result<(), HandoverError> {
         let peer = wire.peer()?;
         if !peer.is_trusted() {
-            return Err(Failed::Stranger);
+            return Err(HandoverError::Stranger);
         }
-        let hello = timeout(HELLO, wire.line()).await.map_err(|_| Failed::Mute)??;
-        let hello = hello.ok_or(Failed::Ended)?;
+        let hello =
+            timeout(HELLO_TIMEOUT, wire.line()).await.map_err(|_| HandoverError::Mute)??;
+        let hello = hello.ok_or(HandoverError::Ended)?;
         if hello != format!("dripline-upgrade {VERSION}") {
-            return Err(Failed::Version(hello.chars().take(40).collect()));
+            return Err(HandoverError::Version(hello.chars().take(40).collect()));
         }
         let addresses: Vec<SocketAddr> = self.sockets.iter().map(|one| one.addr).collect();
         info!("upgrade: process {} is given the sockets of {addresses:?}", peer.pid);
         let give = async {
-            for Handed { role, addr, socket } in &self.sockets {
+            for HandedSocket { role, addr, socket } in &self.sockets {
                 wire.send(&format!("socket {role} {addr}"), Some(socket.as_fd())).await?;
             }
             wire.send("end", None).await?;
             wire.line().await
         };
-        let ready = timeout(self.patience, give).await;
-        match ready.map_err(|_| Failed::Hung(self.patience))?? {
+        let ready = timeout(self.ready_timeout, give).await;
+        match ready.map_err(|_| HandoverError::Hung(self.ready_timeout))?? {
             Some(line) if line == "ready" => Ok(wire.send("yours", None).await?),
-            Some(line) => Err(Failed::Version(line)),
-            None => Err(Failed::Ended),
+            Some(line) => Err(HandoverError::Version(line)),
+            None => Err(HandoverError::Ended),
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         let there = fs::symlink_metadata(&self.path);
         if there.is_ok_and(|there| (there.dev(), there.ino()) == self.own) {
@@ -209,13 +216,13 @@ impl Drop for Place {
     }
 }
 
-/// Whether only this user and root can put something into `dir`.
-fn private(dir: &Path) -> Result<(), OpenError> {
-    let stat =
-        fs::metadata(dir).map_err(|source| OpenError::Directory { dir: dir.to_owned(), source })?;
+/// Checks that only this user and root can create files in `dir`.
+fn check_private(dir: &Path) -> Result<(), SocketServerError> {
+    let stat = fs::metadata(dir)
+        .map_err(|source| SocketServerError::Directory { dir: dir.to_owned(), source })?;
     let own = stat.uid() == 0 || stat.uid() == rustix::process::geteuid().as_raw();
     if !stat.is_dir() || !own || stat.mode() & 0o022 != 0 {
-        return Err(OpenError::NotPrivate(dir.to_owned()));
+        return Err(SocketServerError::NotPrivate(dir.to_owned()));
     }
     Ok(())
 }

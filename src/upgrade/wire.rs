@@ -18,20 +18,21 @@ use tokio::net::UnixStream;
 /// The longest line, in bytes.
 const MAX_LINE: usize = 512;
 
-/// The most descriptors that wait to be taken; far more than anybody's listeners.
+/// The most descriptors that wait to be taken: far more than any configuration has listeners.
 const MAX_DESCRIPTORS: usize = 1024;
 
-/// How many descriptors one read may bring; each line brings one, and a read ends behind it.
+/// How many descriptors one read may bring. Each line brings at most one, and the kernel ends a read after
+/// the bytes that a descriptor came with.
 const AT_A_TIME: usize = 4;
 
-/// One end of the conversation.
+/// One end of the connection.
 pub(super) struct Wire {
     stream: UnixStream,
     received: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
 }
 
-/// Who is at the other end.
+/// The process at the other end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) pid: u32,
@@ -108,7 +109,7 @@ impl Wire {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_A_TIME))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut data = [IoSliceMut::new(&mut bytes)];
-            // Whoever this process starts gets none of them by accident.
+            // Closed on exec, so that a process that this one starts does not inherit them.
             let message = recvmsg(&*stream, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)?;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(fds) = message {
