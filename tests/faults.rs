@@ -218,11 +218,15 @@ async fn a_body_that_breaks_off_closes_the_clients_connection_short() {
 }
 
 async fn breaks_off(wait: &'static str, what: &'static str, plan: Plan, sent: usize) {
+    let reset = what.contains("reset");
     let what = format!("{what}, wait {wait}");
     let rig = Rig::new(plan, wait).await;
     let check = |response: Response| {
         assert_eq!((response.status, response.complete), (200, false), "{what}");
         assert!(response.body.len() <= sent, "{what}");
+        // Every whole record of what came: a reset may overtake bytes that were sent before it.
+        let least = if reset { 0 } else { sent / 4096 * 4096 };
+        assert!(response.body.len() >= least, "{what}: {} of {sent}", response.body.len());
         assert!(pattern(20_000).starts_with(&response.body), "{what}");
     };
     let start = Instant::now();
@@ -542,19 +546,25 @@ async fn nothing_is_left_of_a_thousand_broken_answers() {
             .await;
         let addr = dripline.http;
         let (before, _) = held();
-        let mut warm = 0;
+        let (mut warm, mut all_whole) = (0, 0);
         for round in 0..TURNS / AT_ONCE {
             let mut clients = JoinSet::new();
             for _ in 0..AT_ONCE {
-                clients.spawn(async move { http1::get(addr, TARGET, "").await.complete });
+                clients.spawn(async move {
+                    let response = http1::get(addr, TARGET, "").await;
+                    response.status == 200 && response.complete
+                });
             }
-            let whole = clients.join_all().await.into_iter().filter(|complete| *complete).count();
-            assert!(whole < AT_ONCE, "every fault went unnoticed");
+            let whole = clients.join_all().await.into_iter().filter(|whole| *whole).count();
+            // One plan in eight is a whole answer.
+            assert!(whole <= AT_ONCE / 2, "{whole} of {AT_ONCE} answers look whole");
+            all_whole += whole;
             // By then every buffer and table has its size.
             if round == 5 {
                 warm = held().1;
             }
         }
+        assert!(all_whole > 0, "not even what S3 sends whole comes whole");
         dripline.until("dripline_connections", 0).await;
         dripline.until("dripline_drips", 0).await;
         assert!(dripline.state.transfers.running().is_empty());
@@ -634,7 +644,7 @@ async fn malformed_requests_are_refused_and_not_logged() {
         let mut stream = TcpStream::connect(rig.dripline.http).await.unwrap();
         stream.write_all(format!("GET {TARGET}{rest}").as_bytes()).await.unwrap();
         let answer = http1::response(&mut stream, false).await;
-        assert!(answer.as_ref().is_none_or(|answer| answer.status == 400), "{rest}: {answer:?}");
+        assert_eq!(answer.map(|answer| answer.status), Some(400), "{rest}");
         // And no second answer.
         let mut more = Vec::new();
         let _ = stream.read_to_end(&mut more).await;

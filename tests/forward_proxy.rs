@@ -115,9 +115,7 @@ impl Proxy {
 
     /// The value of a metric, named with its labels.
     fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.state.metrics.text()).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |value| value.parse().unwrap())
+        support::metric(&String::from_utf8(self.state.metrics.text()).unwrap(), name)
     }
 
     async fn until(&self, name: &str, value: u64) {

@@ -815,6 +815,7 @@ async fn the_query_is_never_logged() {
     {
         assert_eq!(log[at][1]["source"], source, "{:?}", log[at]);
     }
+    assert!(daemon.lines().iter().any(|line| line.contains(" TRACE ")), "the level is not trace");
     for line in daemon.lines().iter() {
         assert!(!line.contains("c0ffee") && !line.contains("X-Amz-"), "{line}");
     }

@@ -50,6 +50,7 @@ async fn fetch(
     let application = client.application(total);
     let all = client.records();
     let handshake = all[..all.len() - application.len()].to_vec();
+    assert!(handshake.len() > 1, "records of the handshake: {handshake:?}");
     // The head shares no record with the body, and has one of its own where it fits.
     let largest = application.iter().map(|record| record.plaintext).max().unwrap();
     let heads =
@@ -69,19 +70,19 @@ fn assert_sizes(records: &[Record], chunk: usize, total: usize) {
     assert_eq!(last.plaintext, total - chunk * full.len());
 }
 
-/// Every gap is at least 0.4 waits, and together they are what the schedule says.
+/// Records do not come in bursts, and all gaps together are what the schedule says.
 fn assert_pace(records: &[Record], wait: Duration) {
     let off = pace(records, wait);
     assert!(off <= 0.02, "{:.1} % slower than the schedule", off * 100.0);
 }
 
-/// By how much all gaps together exceed the schedule. None may be below 0.4 waits, nor may they
-/// all together be less than the schedule says.
+/// By how much all gaps together exceed the schedule. One in 20 at most may be below 0.4 waits, as
+/// behind a record that a busy machine read late; nor may they all together be less than the schedule
+/// says.
 fn pace(records: &[Record], wait: Duration) -> f64 {
-    for pair in records.windows(2) {
-        let gap = pair[1].at - pair[0].at;
-        assert!(gap >= wait.mul_f64(0.4), "a gap of {gap:?}");
-    }
+    let gaps: Vec<Duration> = records.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    let short: Vec<_> = gaps.iter().filter(|gap| **gap < wait.mul_f64(0.4)).collect();
+    assert!(short.len() * 20 <= gaps.len(), "gaps of {short:?}");
     let steps = u32::try_from(records.len() - 1).unwrap();
     let (spent, due) = (records[records.len() - 1].at - records[0].at, wait * steps);
     let off = spent.as_secs_f64() / due.as_secs_f64() - 1.0;
@@ -245,14 +246,33 @@ async fn a_plain_listener_drips_too() {
     assert!(start.elapsed() >= Duration::from_millis(4 * 200));
 }
 
+/// The first body record of a response on a connection leaves one wait after the last one's, whoever
+/// made the response.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_driplines_own_is_paced_and_whole() {
+async fn answers_of_driplines_own_are_paced_and_whole() {
+    const CHUNK: usize = 64;
     let origin = origin_with("fw.bin", b"x").await;
-    let dripline = dripline(&origin).chunk(64).wait("50ms").start().await;
+    let dripline = dripline(&origin).chunk(CHUNK).wait("100ms").start().await;
     let mut client = Client::connect(dripline.https, SslVersion::TLS1_3, &dripline.cert).await;
-    client.stream.write_all(&head("GET", b"/elsewhere", "")).await.unwrap();
-    let response = http1::response(&mut client.stream, false).await.unwrap();
-    assert_eq!((response.status, response.complete), (404, true));
-    let records = client.application(response.head_length + response.body.len());
-    assert!(records.iter().all(|record| record.plaintext <= 64));
+    client.stream.write_all(&head("GET", b"/elsewhere", "").repeat(5)).await.unwrap();
+    let full = |length: usize| {
+        let mut sizes = vec![CHUNK; length / CHUNK];
+        sizes.extend((length % CHUNK > 0).then_some(length % CHUNK));
+        sizes
+    };
+    let (mut expected, mut bodies, mut total) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..5 {
+        let response = http1::response(&mut client.stream, false).await.unwrap();
+        assert_eq!((response.status, response.complete), (404, true));
+        assert!((1..=CHUNK).contains(&response.body.len()), "{}", response.text());
+        expected.extend(full(response.head_length));
+        bodies.push(expected.len());
+        expected.push(response.body.len());
+        total += response.head_length + response.body.len();
+    }
+    let records = client.application(total);
+    let sizes: Vec<_> = records.iter().map(|record| record.plaintext).collect();
+    assert_eq!(sizes, expected);
+    let bodies: Vec<_> = bodies.into_iter().map(|at| records[at]).collect();
+    assert!(pace(&bodies, Duration::from_millis(100)) < 0.5);
 }

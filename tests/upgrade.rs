@@ -117,6 +117,7 @@ impl Prober {
     async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let (probes, failures) = within(LIMIT, "the probes' end", self.task).await.unwrap();
+        assert!(probes > 0, "nothing was probed");
         assert!(failures.is_empty(), "{} of {probes}: {failures:?}", failures.len());
         probes
     }
@@ -586,14 +587,19 @@ impl Manager {
         Self { socket, said: Vec::new() }
     }
 
+    /// Takes the messages that have come.
+    fn receive(&mut self) {
+        let mut message = [0; 4096];
+        while let Ok(n) = self.socket.recv(&mut message) {
+            self.said.push(String::from_utf8(message[..n].to_vec()).unwrap());
+        }
+    }
+
     /// Waits for a message with this line; returns it.
     async fn hears(&mut self, line: &str) -> String {
         let start = Instant::now();
         loop {
-            let mut message = [0; 4096];
-            while let Ok(n) = self.socket.recv(&mut message) {
-                self.said.push(String::from_utf8(message[..n].to_vec()).unwrap());
-            }
+            self.receive();
             let with = |said: &String| said.lines().any(|l| l.starts_with(line));
             if let Some(at) = self.said.iter().position(with) {
                 return self.said.remove(at);
@@ -641,6 +647,7 @@ async fn the_service_manager_is_told() {
     old.signal(libc::SIGINT);
     assert_eq!(old.ended(LIMIT).await, 0);
     drip.abort();
+    manager.receive();
     let stopping = |said: &String| said.contains("STOPPING");
     assert!(!manager.said.iter().any(stopping), "the old one is not the service any more");
 

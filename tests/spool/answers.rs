@@ -182,6 +182,7 @@ async fn a_body_that_ends_early_is_resumed_only_with_what_fits() {
         let (_origin, dripline, _dir) = facing(vec![checked(LENGTH), broken(), plan]).await;
         let response = get(&dripline).await;
         assert!(!response.complete && body.starts_with(&response.body), "{end}");
+        assert!(!response.body.is_empty(), "{end}: what came before the break");
         dripline.until(&format!("dripline_spool_fills_total{{end=\"{end}\"}}"), 1).await;
         assert_eq!(dripline.metric(OBJECTS), 0);
     }

@@ -105,6 +105,7 @@ async fn whatever_changes_nobody_gets_a_mixture() {
     }
     println!("{whole} whole, {short} closed short");
     assert!(whole > 0);
+    assert!(world.metric(RESUMES) + world.metric(CHANGED) > 0, "no cut met a fill");
     assert_whole(&world.get(1000, "").await, &versions[39 % 8]);
 }
 

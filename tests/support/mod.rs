@@ -74,9 +74,7 @@ impl Dripline {
 
     /// The value of a metric, named with its labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.state.metrics.text()).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |value| value.parse().unwrap())
+        metric(&String::from_utf8(self.state.metrics.text()).unwrap(), name)
     }
 
     /// Waits until `metric` has `value`; fails after 10 s.
@@ -170,6 +168,29 @@ impl Builder {
             served: Some(served),
         }
     }
+}
+
+/// The value of a metric in the text of /metrics, named with its labels. What has not happened yet is not
+/// listed and is 0; but a name that dripline does not register fails, for a test that waits for 0 would
+/// never notice it.
+pub fn metric(text: &str, name: &str) -> u64 {
+    if let Some(value) = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
+        return value.parse().unwrap();
+    }
+    let (family, labels) = name.split_once('{').unwrap_or_else(|| panic!("no metric {name}"));
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics");
+    let registers = |path: std::path::PathBuf| {
+        let source = std::fs::read_to_string(path).unwrap();
+        let Some((_, registration)) = source.split_once(&format!("\"{family}\"")) else {
+            return false;
+        };
+        let registration = registration.split_once(";").map_or(registration, |(all, _)| all);
+        let mut keys = labels.split(',').filter_map(|label| label.split_once('='));
+        keys.all(|(key, _)| registration.contains(&format!("\"{key}\"")))
+    };
+    let mut files = std::fs::read_dir(sources).unwrap().map(|entry| entry.unwrap().path());
+    assert!(files.any(registers), "no metric {family} with labels like {labels}");
+    0
 }
 
 /// Waits until `condition` holds, at most `limit`.
