@@ -1,21 +1,22 @@
-//! What is remembered of one request, in groups: what the client asked for, what S3 is asked, and the
-//! response under way. The last outlives the request if its body still drips ([`Context::detach`]).
+//! What is remembered of one request, in groups: what the client asked for, how it is served, what S3
+//! is asked, and the response under way. The last outlives the request if its body still drips ([`Context::detach`]).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use log::warn;
 use pingora::prelude::*;
 
-use super::delivery::Delivery;
 use super::signature_error::SignatureErrorSearch;
-use crate::drip::Progress;
 use crate::drip::stream::Feed;
+use crate::drip::{self, Progress};
 use crate::http1::DetachedBody;
 use crate::lifecycle::Active;
 use crate::spool;
+use crate::tls::record::{ChunkSize, Offer};
 use crate::transfers::{BodySource, Download, End, Kind, Live, LiveTransfer, Transfer};
 use crate::valve::Valve;
 
@@ -46,6 +47,39 @@ pub struct ClientRequest {
     pub method: Method,
     /// The key, without the query.
     pub key: String,
+}
+
+/// How a client is served: what its profile, its headers and its TLS stack make together.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The profile's name.
+    pub profile: String,
+    /// Record size, wait and head.
+    pub settings: drip::Settings,
+    /// Several of the client's smaller records at a time.
+    pub fill: bool,
+    /// What the client asked for in its handshake.
+    pub offer: Offer,
+}
+
+impl Default for Delivery {
+    /// For what is answered before a profile is chosen.
+    fn default() -> Self {
+        let settings = drip::Settings {
+            chunk_size: ChunkSize::default(),
+            wait: Duration::ZERO,
+            response_headers: Vec::new(),
+            class: None,
+        };
+        Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
+    }
+}
+
+impl Delivery {
+    /// Whether bodies take longer than S3 needs to send them: they have a schedule or a class.
+    pub(super) fn is_slow(&self) -> bool {
+        !self.settings.wait.is_zero() || self.settings.class.is_some()
+    }
 }
 
 /// A request to S3, and what came of it.

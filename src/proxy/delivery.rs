@@ -3,54 +3,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use pingora::prelude::*;
 use pingora::protocols::Ssl;
 use pingora_http::ResponseHeader;
 
+use super::context::Delivery;
 use super::response::body_length;
 use super::{Context, DripProxy};
 use crate::drip::stream::PacedStream;
-use crate::drip::{self, Pace, Progress};
+use crate::drip::{Pace, Progress};
 use crate::http1::stream::HttpStream;
 use crate::profile::Facts;
 use crate::shape::{Flow, Owner};
 use crate::tls::listener;
-use crate::tls::record::{ChunkSize, Offer};
-
-/// How a client is served: what its profile, its headers and its TLS stack make together.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// The profile's name.
-    pub profile: String,
-    /// Record size, wait and head.
-    pub settings: drip::Settings,
-    /// Several of the client's smaller records at a time.
-    pub fill: bool,
-    /// What the client asked for in its handshake.
-    pub offer: Offer,
-}
-
-impl Default for Delivery {
-    /// For what is answered before a profile is chosen.
-    fn default() -> Self {
-        let settings = drip::Settings {
-            chunk_size: ChunkSize::default(),
-            wait: Duration::ZERO,
-            response_headers: Vec::new(),
-            class: None,
-        };
-        Self { profile: String::new(), settings, fill: false, offer: Offer::default() }
-    }
-}
-
-impl Delivery {
-    /// Whether bodies take longer than S3 needs to send them: they have a schedule or a class.
-    pub(super) fn is_slow(&self) -> bool {
-        !self.settings.wait.is_zero() || self.settings.class.is_some()
-    }
-}
 
 impl DripProxy {
     /// How this client is served, as far as its request tells; `key` is empty if it has none.

@@ -83,6 +83,7 @@ impl Shaper {
     /// # Errors
     ///
     /// The first fault of the settings.
+    #[expect(clippy::disallowed_methods, reason = "timetables follow the wall clock")]
     pub fn new(settings: &Settings, metrics: ShapeMetrics) -> Result<Arc<Self>, TreeError> {
         Self::with_clock(settings, metrics, Box::new(Timestamp::now))
     }
