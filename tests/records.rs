@@ -257,7 +257,10 @@ async fn answers_of_driplines_own_are_paced_and_whole() {
     client.stream.write_all(&head("GET", b"/elsewhere", "").repeat(5)).await.unwrap();
     let full = |length: usize| {
         let mut sizes = vec![CHUNK; length / CHUNK];
-        sizes.extend((length % CHUNK > 0).then_some(length % CHUNK));
+        let rest = length % CHUNK;
+        if rest > 0 {
+            sizes.push(rest);
+        }
         sizes
     };
     let (mut expected, mut bodies, mut total) = (Vec::new(), Vec::new(), 0);
