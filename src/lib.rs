@@ -1,39 +1,62 @@
-//! dripline serves S3 objects to small devices: as TLS records of a few KB, one per tick.
+//! dripline is a proxy in front of Amazon S3. It serves objects to small devices as TLS records of a few
+//! KB, one per tick of a schedule, and it shapes uploads so that others can use the link meanwhile.
 //!
-//! # One request's life
+//! This page leads into the code: what happens to a download, an upload and a tunnel, where new things go,
+//! and which module may use which. How dripline is used stands in the repository's `README.md`.
 //!
-//! 1. [`server`] accepts a connection; [`proxy_protocol`] reads whose it is, if a load balancer stands
-//!    before it, and [`limits::connections`] counts it. On a TLS listener [`tls::listener`] tells OpenSSL the largest
-//!    record it may send, the handshake's included: the smallest of the device's [`profile`] and of
-//!    what its ClientHello asks for ([`tls::record`]). The connection is wrapped in a
-//!    [`drip::stream::PacedStream`]. [`http1::connection`] reads each request's head, has
-//!    [`http1::framing`] judge it, and hands it to Pingora's HTTP/1.1.
-//! 2. [`proxy`] is called phase by phase. [`route`] turns `/file/<key>?<query>` into an object key,
-//!    byte for byte; [`s3::endpoint`] makes of it the target, host and port of the bucket;
-//!    [`s3::headers`] says which request headers S3 gets to see. Nothing that a signature covers is
-//!    touched, so presigned URLs work; dripline has no credentials.
-//! 3. What may be shared goes through the [`spool`]: S3 is asked whether this client may have the
-//!    object (its own path and query, `If-None-Match`), and its body comes from a private file that
-//!    one fill reads from S3 however many ask. pingora-cache's hit path serves it
-//!    ([`spool::storage`]); what it is handed are promises ([`drip::source`]), and the bytes are
-//!    read when their record is due, on threads that do nothing else ([`drip::threads`]). All else
-//!    goes direct, through Pingora's upstream path.
-//! 4. S3's status, body and the few headers that a device needs are relayed. A body filter does
-//!    **not** slice or sleep, as a reader of Pingora's examples would expect: Pingora writes what it
-//!    has collected in one go, and a filter's delay becomes a burst. Instead the response filter
-//!    arms the `PacedStream`, the last to see every byte, which cuts the body into records and
-//!    holds each back until [`drip::schedule`] says that its time has come. On the direct path a
-//!    [`valve`] meanwhile keeps [`s3::connect`] from reading more than one piece ahead.
-//! 5. A PUT goes another way: [`proxy::upload`] passes the body on piece by piece, each with leave of
-//!    its class ([`shape`]), over a connection of its own ([`s3::put`]), and relays S3's answer whenever
-//!    it comes. [`http1::stream`] lets Pingora read that body and nothing behind it.
+//! # The life of a download
 //!
-//! Bytes that share a link wait for a permit of the class tree ([`shape`]): whoever moves them registers
-//! a [`shape::Flow`] with a class and asks it before each write.
+//! 1. **Connection.** [`server`] accepts it. If a load balancer stands in front, [`proxy_protocol`] reads
+//!    the client's address. [`limits::connections`] admits the client or refuses it. [`tls::listener`]
+//!    caps the records that OpenSSL may send, the handshake's included, at what the device's [`profile`]
+//!    says and its ClientHello asks for, whichever is smaller; [`tls::record`] has the arithmetic. The
+//!    connection is wrapped in a [`drip::stream::PacedStream`].
+//! 2. **Head.** [`http1::connection`] reads the request's head, within limits of size and time. A head that
+//!    could be read in two ways is refused ([`http1::framing`]). The request goes to Pingora, which calls
+//!    [`proxy`] phase by phase.
+//! 3. **Plan.** [`proxy::plan`], a pure function, decides once what becomes of the request: it is refused,
+//!    it is an upload, the spool serves it, or S3 serves it directly. [`route`] turns
+//!    `/file/<key>?<query>` into an object key, [`s3::endpoint`] the key into a path and a host of S3.
+//!    Nothing that a signature covers is changed, so presigned URLs work. dripline has no credentials.
+//! 4. **Body.** The [`spool`] asks S3 whether this client may have the object (with the client's own path
+//!    and query, and `If-None-Match`), reads the object from S3 once however many clients ask, and keeps
+//!    it in a private file. pingora-cache serves it ([`spool::storage`]), but what passes through Pingora
+//!    are promises of bytes ([`drip::source`]). Threads of their own ([`drip::threads`]) read the bytes when
+//!    their record is due. A request that the spool does not serve goes through Pingora's upstream path,
+//!    where a [`valve`] keeps [`s3::connect`] from reading more than one piece ahead of the client.
+//! 5. **Records.** Whoever knows Pingora expects a body filter that slices and sleeps. There is none, for
+//!    Pingora writes what a filter has held back in one burst. Instead the response filter arms the
+//!    `PacedStream`, which sees every byte last. It cuts the body into records, and sends each when
+//!    [`drip::schedule`] says that it is due.
+//! 6. **End.** From its beginning to its end the response is a [`transfers::Transfer`]: listed, counted and
+//!    logged, as uploads and tunnels are.
 //!
-//! The [`forward_proxy`] is a second way in, for tools that upload: a CONNECT is judged by name
-//! ([`forward_proxy::allow`]), by address and by what the ClientHello asks for
-//! ([`forward_proxy::hello`]); then bytes move both ways, each way a flow of the tree.
+//! # The life of an upload
+//!
+//! A `PUT /file/<key>` is planned like a download. [`proxy::upload`] sends the body to S3 piece by piece,
+//! over a connection of its own ([`s3::put`]). Before each piece it waits for a permit of its class in the
+//! class tree ([`shape`]). [`http1::stream`] lets Pingora read that body and nothing after it. S3's answer
+//! is relayed as soon as it comes, even before the end of the body.
+//!
+//! # The life of a tunnel
+//!
+//! Tools that upload reach S3 through the [`forward_proxy`], with `CONNECT <host>:443`. The proxy checks the
+//! host's name ([`forward_proxy::allow`]), the address that the name leads to, and the server name in the
+//! ClientHello ([`forward_proxy::hello`]). Then it moves bytes both ways without reading them. Each
+//! direction is a [`shape::Flow`], which waits for permits as uploads do.
+//!
+//! # Where new things go
+//!
+//! - A page that shows what runs gets its list from [`transfers::Live`].
+//! - What limits a class is a list of sources in `shape::ceiling`: a scavenger or a lease is one more.
+//! - Who vouches for a request to S3 is an [`s3::outgoing::Authority`]: a signature of dripline's own is one
+//!   more.
+//! - What becomes of a request is decided in [`proxy::plan`].
+//! - What serves HTTP/1.1, to devices and to the forward proxy's clients, is [`http1`].
+//! - The size of a record is decided in [`tls::record`], proved by `tests/records.rs`, and configured as
+//!   `drip.chunk_size` and in profiles, with all other keys in `conf/dripline.yaml`.
+//! - The schedule is asked by [`drip::stream`].
+//! - A metric is a field and a line in its domain's file of [`metrics`].
 //!
 //! # The map
 //!
