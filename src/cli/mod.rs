@@ -1,4 +1,4 @@
-//! The command line: [`args`] defines it, each command has a file. Exit codes are those of sysexits.h.
+//! The command line: `args` defines it, each command has a file. Exit codes are those of sysexits.h.
 //!
 //! A command reads its configuration, calls one room of the crate and prints what came of it. This
 //! room must not know how anything is done.
