@@ -4,6 +4,7 @@
 //! room must not know how anything is done.
 
 mod args;
+mod check;
 mod health;
 mod probe;
 mod run;
@@ -43,7 +44,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::main(args),
-        Command::Check(args) => check(args),
+        Command::Check(args) => check::main(args),
         #[cfg(feature = "demo")]
         Command::Demo => crate::demo::main(),
         Command::Probe(args) => probe::main(args),
@@ -80,22 +81,6 @@ impl ConfigArgs {
 fn complain(what: &impl Display) {
     // There is no other place to report a failure of standard error.
     let _ = io::stderr().write_all(format!("{what}\n").as_bytes());
-}
-
-fn check(args: ConfigArgs) -> ExitCode {
-    match args.load() {
-        Ok(config) => {
-            for warning in &config.warnings {
-                println!("warning: {warning}");
-            }
-            println!("ok");
-            ExitCode::SUCCESS
-        }
-        Err(errors) => {
-            complain(&errors);
-            EX_CONFIG.into()
-        }
-    }
 }
 
 #[cfg(test)]
