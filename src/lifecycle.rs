@@ -1,12 +1,11 @@
-//! From ready to gone: readiness is a latch that only drops, and a drain waits for the drips that
-//! run, no longer than it may.
+//! A server's life from ready to gone. Readiness is a latch that only drops; a drain waits for what runs, no
+//! longer than its timeout.
 //!
-//! A drain tells connections apart. Those with a request run on until it is answered; those that
-//! wait for their next request go at once, which HTTP allows at any time; those that never had one,
-//! since they have only just come, get a moment to say what they want. Whoever holds a
-//! [`Connection`] asks it when to go.
+//! A drain tells connections apart. One with a request goes on until the request is answered. One that waits
+//! for its next request ends at once, which HTTP allows at any time. One that has only just come, and has had
+//! no request yet, gets a moment to send it. The task of a connection waits for [`Connection::dismissed`].
 //!
-//! This file must not know what a drip is; it counts.
+//! This file counts; it must not know what it is that runs.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,12 +15,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// How long connections without a first request are waited for when the process is to stop: the
-/// client's first bytes are under way, but whoever stops the process waits too.
+/// How long a drain waits for the first requests of new connections when the process is to stop: the client's
+/// bytes are under way, but an operator waits for the process to end.
 const ARRIVALS: Duration = Duration::from_millis(300);
 
-/// The same when a successor has taken over, where nobody waits: time for a handshake on a slow
-/// link.
+/// The same when a successor has taken over and nobody waits: enough for a handshake on a slow link.
 const ARRIVALS_AFTER_HANDOVER: Duration = Duration::from_secs(10);
 
 /// How long the phases of a drain may take.
@@ -53,7 +51,7 @@ impl Default for Settings {
     }
 }
 
-/// The state of one server, shared by whoever serves, drains or reports.
+/// The state of one server, shared by all parts that serve, drain or report.
 #[derive(Clone)]
 pub struct Lifecycle {
     inner: Arc<Inner>,
@@ -63,7 +61,7 @@ struct Inner {
     ready: AtomicBool,
     active: AtomicUsize,
     arriving: AtomicUsize,
-    /// Told whenever one of the two falls.
+    /// Notified whenever one of the two falls.
     changed: watch::Sender<()>,
     draining: watch::Sender<bool>,
     stage: watch::Sender<Stage>,
@@ -72,17 +70,17 @@ struct Inner {
     handed_over: AtomicBool,
 }
 
-/// Whose time is over.
+/// How far a drain has come: which connections must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Stage {
-    /// Nobody's.
+    /// None.
     Serving,
-    /// That of connections between two requests.
+    /// Those between two requests.
     Idle,
-    /// That of connections without a first request as well.
+    /// Those without a first request as well.
     Arriving,
-    /// Everybody's.
+    /// All.
     Expired,
 }
 
@@ -104,14 +102,14 @@ impl Lifecycle {
         }
     }
 
-    /// The listeners accept; unless a drain has begun, the server is ready.
+    /// The listeners accept: the server is ready, unless a drain has begun.
     pub fn started(&self) {
         if !self.is_draining() {
             self.inner.ready.store(true, Ordering::Release);
         }
     }
 
-    /// Drops readiness while everything is served as before: a load balancer gets to see it.
+    /// Drops readiness while everything is served as before, so that load balancers see it in time.
     pub fn unready(&self) {
         self.inner.ready.store(false, Ordering::Release);
     }
@@ -128,7 +126,7 @@ impl Lifecycle {
         *self.inner.draining.borrow()
     }
 
-    /// Whether a successor accepts at this server's addresses.
+    /// Whether a successor accepts on this server's addresses.
     #[must_use]
     pub fn is_handed_over(&self) -> bool {
         self.inner.handed_over.load(Ordering::Acquire)
@@ -164,27 +162,27 @@ impl Lifecycle {
         Active { inner: Arc::clone(&self.inner) }
     }
 
-    /// How much is running that a drain waits for.
+    /// How many things run that a drain waits for.
     #[must_use]
     pub fn active(&self) -> usize {
         self.inner.active.load(Ordering::Acquire)
     }
 
-    /// Drops readiness, stops the listeners, and waits until nothing runs any more or `timeout` has
-    /// passed. Returns how much was still running then; it is being cut.
+    /// Drops readiness, stops the listeners, and waits until nothing runs any more or `timeout` has passed.
+    /// Returns how many things still ran then; they are being cut.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.unready();
         self.wind_down(timeout, ARRIVALS).await
     }
 
-    /// The same without a word to load balancers: a successor accepts at these addresses, and what
-    /// is asked here of their readiness is asked of the successor's.
+    /// The same, but readiness stays: a successor accepts on these addresses, and load balancers must go on
+    /// sending clients there.
     pub async fn drain_behind_successor(&self, timeout: Duration) -> usize {
         self.inner.handed_over.store(true, Ordering::Release);
         self.wind_down(timeout, ARRIVALS_AFTER_HANDOVER).await
     }
 
-    /// Lets a drain that has begun go on no longer than `timeout` from now.
+    /// Ends a drain that has begun at the latest `timeout` from now.
     #[expect(clippy::disallowed_methods, reason = "a drain has a deadline")]
     pub fn shorten_drain(&self, timeout: Duration) {
         let end = Instant::now() + timeout;
@@ -194,7 +192,7 @@ impl Lifecycle {
     #[expect(clippy::disallowed_methods, reason = "a drain has a deadline")]
     async fn wind_down(&self, timeout: Duration, arrivals: Duration) -> usize {
         let inner = &self.inner;
-        let patience = Instant::now() + arrivals.min(timeout);
+        let arrivals_end = Instant::now() + arrivals.min(timeout);
         self.shorten_drain(timeout);
         inner.draining.send_replace(true);
         inner.stage.send_replace(Stage::Idle);
@@ -202,7 +200,7 @@ impl Lifecycle {
         let mut deadline = inner.deadline.subscribe();
         loop {
             let arriving =
-                inner.arriving.load(Ordering::Acquire) > 0 && !self.has_come(Stage::Arriving);
+                inner.arriving.load(Ordering::Acquire) > 0 && !self.has_reached(Stage::Arriving);
             if self.active() == 0 && !arriving {
                 break;
             }
@@ -210,7 +208,7 @@ impl Lifecycle {
             tokio::select! {
                 _ = changed.changed() => {}
                 _ = deadline.changed() => {}
-                () = sleep_until(patience), if arriving => {
+                () = sleep_until(arrivals_end), if arriving => {
                     inner.stage.send_replace(Stage::Arriving);
                 }
                 () = sleep_until(end) => break,
@@ -221,7 +219,7 @@ impl Lifecycle {
         left
     }
 
-    fn has_come(&self, stage: Stage) -> bool {
+    fn has_reached(&self, stage: Stage) -> bool {
         *self.inner.stage.borrow() >= stage
     }
 }
@@ -232,7 +230,7 @@ impl Default for Lifecycle {
     }
 }
 
-/// Something that a drain waits for.
+/// Something that a drain waits for, until it is dropped.
 pub struct Active {
     inner: Arc<Inner>,
 }
@@ -244,25 +242,25 @@ impl Drop for Active {
     }
 }
 
-/// A client's connection: one without a request at first.
+/// A client's connection. At first it has had no request.
 pub struct Connection {
     inner: Arc<Inner>,
-    /// A [`Stage`] as a number: the one that ends this connection.
+    /// The [`Stage`] that ends this connection, as a number.
     ends_at: AtomicU8,
 }
 
 impl Connection {
-    /// A request of its is there, and is counted by its [`Active`] from now on.
+    /// It has a request, which an [`Active`] counts from now on.
     pub fn busy(&self) {
         self.ends_at(Stage::Expired);
     }
 
-    /// Its request was answered; the next one may come.
+    /// Its request was answered, and the next one may come.
     pub fn idle(&self) {
         self.ends_at(Stage::Idle);
     }
 
-    /// Resolves when this connection has to go.
+    /// Resolves when this connection has to end.
     pub async fn dismissed(&self) {
         let mut stage = self.inner.stage.subscribe();
         let due = |stage: &Stage| *stage as u8 >= self.ends_at.load(Ordering::Acquire);

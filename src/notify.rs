@@ -1,7 +1,7 @@
-//! What the service manager is told (sd_notify(3)): that the process is ready, reloads, stops, who
-//! is the main process, that it is alive, and how many drips run. Without one nothing is.
+//! Messages to the service manager (sd_notify(3)): that the process is ready, reloads or stops, which process
+//! is the main one, that it is alive, and how many drips run. Without a service manager nothing is sent.
 //!
-//! This file must not know why any of it is so.
+//! This file must not know what causes any of them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::lifecycle::Lifecycle;
 
-/// How often the status is looked at.
+/// How often the status is checked for a change.
 const STATUS: Duration = Duration::from_secs(5);
 
-/// By how much the time limit of the present state is extended while a drain goes on, so that it is
-/// `server.drain_timeout` that ends it: several times [`STATUS`].
+/// By how much a running drain extends the manager's own time limit, so that only `server.drain_timeout` ends
+/// the drain. It is several times [`STATUS`], at which it is sent.
 const EXTENSION: Duration = Duration::from_secs(30);
 
-/// The way to the service manager.
+/// The connection to the service manager.
 #[derive(Clone, Default)]
 pub(crate) struct Notify {
     /// Another process is the main one: nothing is sent any more.

@@ -1,10 +1,10 @@
-//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): a load balancer says in
-//! front of everything, TLS included, whose connection it passes on.
+//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt). Before anything else, TLS included,
+//! a load balancer sends a header that says whose connection it passes on.
 //!
-//! Invariants: a header is believed only from a configured network, and from there it must come; no
-//! byte after it is taken; no more than [`V1_MAX`] or 16 + [`V2_MAX`] bytes are ever read for it.
+//! Invariants: a header is believed only from a configured network, and a connection from there must begin
+//! with one. No byte after the header is read, and never more than [`V1_MAX`] or 16 + [`V2_MAX`] bytes.
 //!
-//! This file must not know what is spoken after the header, nor who limits the time.
+//! This file must not know what comes after the header, nor who limits the time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ const V2_FIXED: usize = 16;
 /// How a version 1 header begins; version 2's counterpart is [`v2::PROTOCOL_PREFIX`].
 const V1_PREFIX: &[u8] = b"PROXY ";
 
-/// Who may speak for others.
+/// Whose headers are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trusted {
     /// The networks of the load balancers.
@@ -35,27 +35,26 @@ pub struct Trusted {
 }
 
 impl Trusted {
-    /// Whether a connection from that address must begin with a header. An IPv4 address counts as
-    /// one in its IPv6 form too.
+    /// Whether a connection from that address must begin with a header.
     #[must_use]
     pub fn has(&self, peer: IpAddr) -> bool {
         self.from.contains(peer)
     }
 }
 
-/// Why a header is none.
+/// Why there is no valid header.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// Something else came in its place.
+    /// The connection begins with other bytes.
     #[error("no PROXY header")]
     Missing,
     /// It is longer than it may be.
     #[error("a PROXY header of more than {0} bytes")]
     TooLong(usize),
-    /// It is none of version 1.
+    /// It is no valid header of version 1.
     #[error("bad PROXY header: {0}")]
     V1(#[from] v1::BinaryParseError),
-    /// It is none of version 2.
+    /// It is no valid header of version 2.
     #[error("bad PROXY header: {0}")]
     V2(#[from] v2::ParseError),
     /// The connection broke or ended.
@@ -63,9 +62,8 @@ pub enum HeaderError {
     Io(#[from] io::Error),
 }
 
-/// Reads a header off the front of a connection, and not a byte more. Returns the client's address;
-/// None if the header says that the connection is the sender's own (LOCAL, UNKNOWN) or is of a kind
-/// that has no IP address.
+/// Reads the header that a connection begins with, and not a byte more. Returns the client's address; None if
+/// the header says that the connection is the sender's own (LOCAL, UNKNOWN) or has no IP address.
 ///
 /// # Errors
 ///
@@ -75,18 +73,18 @@ pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAd
     if begin(from, &mut head).await? { finish(from, head).await } else { Err(HeaderError::Missing) }
 }
 
-/// Skips a header if there is one. Returns the bytes that were read in vain, which are to be read
-/// again.
+/// Skips a header if there is one. If there is none, returns the bytes that were read; they belong to what
+/// follows.
 ///
 /// # Errors
 ///
-/// If a header begins that is none, or the connection breaks.
+/// If a header begins and is not valid, or the connection breaks.
 pub async fn skip(from: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, HeaderError> {
     let mut head = Vec::new();
     match begin(from, &mut head).await {
         Ok(true) => finish(from, head).await.map(|_| Vec::new()),
         Ok(false) => Ok(head),
-        // The end of the connection is for whoever reads on.
+        // The next reader sees the end of the connection.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(head),
         Err(e) => Err(e.into()),
     }
@@ -135,7 +133,7 @@ async fn finish(
     parse(&head)
 }
 
-/// Whose connection a complete header says it is; None if the sender's own.
+/// The client's address in a complete header; None if the connection is the sender's own.
 ///
 /// # Errors
 ///

@@ -73,12 +73,12 @@ pub async fn serve_connection<A>(
             // The next bytes belong to a body that nobody has read: they are no request.
             return stream.shutdown_stream().await;
         }
-        let rest = settings.and_then(|mut settings| settings.take_user_context());
-        if let Some(Ok(rest)) = rest.map(|rest| rest.downcast::<Box<dyn DetachedBody>>()) {
+        let body = settings.and_then(|mut settings| settings.take_user_context());
+        if let Some(Ok(body)) = body.map(|body| body.downcast::<Box<dyn DetachedBody>>()) {
             let Some((same, sent)) = drip_out(threads, stream).await else { return };
             stream = same;
-            let goes_on = rest.end(&sent);
-            // Nothing vouches for the end of a body that is not whole.
+            let goes_on = body.end(&sent);
+            // No close_notify after a body that is not whole: it would confirm that end (RFC 8446 §6.1).
             if sent.is_err() {
                 return;
             }

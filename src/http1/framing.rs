@@ -1,8 +1,8 @@
-//! Where one request ends and the next begins, judged on the bytes as they came: whoever stands
-//! before or behind must not be able to read them in another way (RFC 9112 §11.2).
+//! Where one request ends and the next begins, decided on the bytes as they came. A proxy before dripline or
+//! a server behind it must not be able to find another end (RFC 9112 §11.2).
 //!
-//! Pure. Stricter than the RFC wherever it lets a recipient repair a message: what is ambiguous is
-//! refused, and the connection with it. Heads are judged here, bodies in pieces in [`chunks`]. It must
+//! Pure. Stricter than the RFC wherever that lets a recipient repair a message: an ambiguous request is
+//! refused, and its connection is closed. Heads are checked here, chunked bodies in [`chunks`]. This file must
 //! not know what a request asks for.
 
 pub mod chunks;
@@ -18,14 +18,14 @@ pub enum Defect {
     LineEnd,
     /// Not `method SP target SP HTTP/1.0` or `HTTP/1.1` (RFC 9112 §3).
     RequestLine,
-    /// A field line without a name or with something in it that is no token; white space before the
-    /// colon too (RFC 9112 §5.1).
+    /// A field line without a name, or with a name that is no token, such as one with white space before the
+    /// colon (RFC 9112 §5.1).
     FieldName,
     /// A control character in a value (RFC 9110 §5.5).
     FieldValue,
-    /// A field that goes on in the next line (RFC 9112 §5.2).
+    /// A field that continues in the next line (RFC 9112 §5.2).
     Folding,
-    /// None in HTTP/1.1, several, or one that is no host (RFC 9112 §3.2).
+    /// No Host in HTTP/1.1, several, or one that is no host (RFC 9112 §3.2).
     Host,
     /// Content-Length that is no number, or several of them (RFC 9112 §6.3).
     ContentLength,
@@ -36,7 +36,7 @@ pub enum Defect {
     /// A chunk whose size is no number, whose line is too long, or that does not end where its size
     /// says (RFC 9112 §7.1).
     Chunk,
-    /// Fields behind the last chunk (RFC 9112 §7.1.2): nobody here reads them.
+    /// Fields after the last chunk (RFC 9112 §7.1.2): dripline does not pass them on.
     Trailer,
 }
 
@@ -86,7 +86,7 @@ impl std::error::Error for Defect {}
 /// No request begins so, since a method has no control characters.
 const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
-/// Where the body behind a head ends (RFC 9112 §6.3).
+/// Where the body after a head ends (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
     /// There is none.
@@ -97,22 +97,22 @@ pub enum Body {
     Chunked,
 }
 
-/// Looks for the end of a head in bytes that come piece by piece.
+/// Finds the end of a head in bytes that come piece by piece.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Scan {
-    /// Bytes looked at.
+    /// How many bytes were looked at.
     seen: usize,
     /// Where the line at hand begins.
     line: usize,
 }
 
 impl Scan {
-    /// How long the head is at whose beginning `bytes` stand, empty line included; None if it goes
-    /// on. `bytes` must be those of the last call, and what came after.
+    /// The length of the head that `bytes` begin with, its empty line included; None if its end is still to
+    /// come. `bytes` must be those of the last call and what came after them.
     ///
     /// # Errors
     ///
-    /// If a CR or LF is alone: another reader might see a line's end there, or none. If TLS begins.
+    /// If a CR or LF stands alone: another reader might end a line there, or not. If it is TLS that begins.
     pub fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Defect> {
         if bytes.starts_with(&TLS_HANDSHAKE) {
             return Err(Defect::Tls);
@@ -138,13 +138,13 @@ impl Scan {
     }
 }
 
-/// Judges a head, from its request line to its empty line. Returns how a body would end.
+/// Checks a head, from its request line to its empty line. Returns where its body ends.
 ///
 /// # Errors
 ///
 /// The first defect.
 pub fn parse_head(head: &[u8]) -> Result<Body, Defect> {
-    // CR and LF are pairs, and only the last line is empty: so `Scan` found it.
+    // `Scan` has seen to it that CR and LF come in pairs, and that only the last line is empty.
     let mut lines =
         head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let http10 = request_line(lines.next().unwrap_or_default())?;
@@ -183,8 +183,8 @@ fn request_line(line: &[u8]) -> Result<bool, Defect> {
     let (Some(method), Some(target), Some(version), None) = (method, target, version, more) else {
         return Err(Defect::RequestLine);
     };
-    // Letters beyond ASCII are no URI (RFC 3986), but they cannot end a line or a word either; what
-    // they are worth is the router's to say. What is no letter at all the parser behind would mend.
+    // Letters beyond ASCII are not of a URI (RFC 3986), but they cannot end a line or a word; the router
+    // decides on them. Bytes that are no UTF-8 at all would be repaired by Pingora's parser.
     let plain = |target: &[u8]| {
         let text = std::str::from_utf8(target).unwrap_or_default();
         !text.is_empty() && !text.bytes().any(|b| b.is_ascii_control())
@@ -214,14 +214,14 @@ fn is_token(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(of_token)
 }
 
-/// Digits alone, and no more than a u64 always holds.
+/// A number of digits only, and no more of them than always fit a u64.
 fn length(value: &[u8]) -> Option<u64> {
     let digits = (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     digits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
-/// No more than a look whether it could be read as two hosts, or as something around one: dripline
-/// itself does not act on it. Empty is allowed (RFC 9110 §7.2).
+/// Whether a value cannot be read as two hosts, or as a URL around one. dripline itself does not act on it.
+/// Empty is allowed (RFC 9110 §7.2).
 fn is_host(value: &[u8]) -> bool {
     value.iter().all(|b| b.is_ascii_graphic() && !b",/\\@?#;\"<>".contains(b))
 }

@@ -1,9 +1,10 @@
-//! The client's stream as Pingora sees it: while a request is served, nothing more is read for it.
-//! What the client sends meanwhile is the next request, and that is judged before Pingora gets it.
+//! The client's stream as Pingora sees it. Bytes that the client sends while a request is served belong to
+//! the next request: Pingora does not get them before their head was judged.
 //!
-//! Invariant: [`HttpStream`] hands Pingora no byte but those of a body that was [allowed](HttpStream::allow_body), and
-//! none behind that body's end; request heads reach it by [`super::connection`]. The end of the
-//! client's stream and errors do pass, so that a client that is gone ends its response.
+//! Invariant: [`HttpStream`] hands Pingora only bytes of a body that was
+//! [allowed](HttpStream::allow_body), up to that body's end. Request heads reach Pingora through
+//! [`super::connection`]. The end of the client's stream and its errors do pass, so that a client that is
+//! gone ends its response.
 
 use std::fmt;
 use std::io;
@@ -29,30 +30,30 @@ use super::linger::Linger;
 use crate::drip::stream::PacedStream;
 use crate::limits::{self, connections::ConnectionLimiter};
 
-/// How many bytes of the next requests are read while one is served, to see whether the client is
-/// still there. A client that sends more is left to the kernel's buffer.
+/// How many bytes of the next requests are read while one is served, to notice that the client is gone.
+/// What it sends beyond that stays in the kernel's buffer.
 const READ_AHEAD: usize = 2048;
 
-/// How much of a body one read hands out, in bytes: what is read has to wait in memory for its turn.
+/// How much of a body one read hands out, in bytes: it waits in memory until its class lets it go on.
 const BODY_PIECE: usize = 16 << 10;
 
-/// How long and how much is still read, at the end of a connection, of a body that nobody wants: a
-/// client that is sending it would otherwise meet a reset before it has read why.
+/// For how long, and how many bytes, a body that is not wanted is still read at the end of a connection. A
+/// client that is sending it would otherwise be reset before it has read the answer.
 const LINGER: (Duration, u64) = (Duration::from_secs(5), 64 << 20);
 
-/// A client's connection, of which Pingora can write, and read bodies that were allowed.
+/// A client's connection. Pingora can write to it, and read bodies that were allowed.
 pub struct HttpStream {
     stream: PacedStream,
-    /// What came after the last request's head.
+    /// Bytes that came after the present request's head.
     rest: BytesMut,
     limiter: Arc<ConnectionLimiter>,
     body: Incoming,
-    /// Atomic only because Pingora lends the stream out by shared reference.
+    /// Atomic because Pingora gives access to the stream by shared reference only.
     body_allowed: AtomicBool,
     linger: Option<Linger>,
 }
 
-/// What is still to come of the present request's body.
+/// The part of the present request's body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Incoming {
     Nothing,
@@ -90,12 +91,12 @@ impl HttpStream {
         self.limiter.settings()
     }
 
-    /// Counts a body that can be read in several ways.
+    /// Counts a body whose framing is ambiguous, by that reason.
     pub fn malformed(&self, reason: &str) {
         self.limiter.metrics.malformed.with_label_values(&[reason]).inc();
     }
 
-    /// A request begins whose head announces that body.
+    /// A request begins; its head announces that body.
     pub(super) fn expect(&mut self, body: Body) {
         self.body_allowed = AtomicBool::new(false);
         self.body = match body {
@@ -116,12 +117,12 @@ impl HttpStream {
         &self.stream
     }
 
-    /// What the client has sent after the last request.
+    /// Takes the bytes that came after the last request.
     pub(super) fn take_rest(&mut self) -> BytesMut {
         std::mem::take(&mut self.rest)
     }
 
-    /// Keeps what belongs to the next request.
+    /// Keeps bytes that came after the present request's head.
     pub(super) fn keep_rest(&mut self, rest: BytesMut) {
         self.rest = rest;
     }
@@ -134,15 +135,15 @@ impl HttpStream {
     /// Sends the rest of a body that was promised: see [`PacedStream::drip_out`].
     pub(super) async fn drip_out(&mut self) -> io::Result<()> {
         let sent = self.stream.drip_out().await;
-        self.noted(sent)
+        self.count_timeout(sent)
     }
 
-    /// Ends the connection, in good order if it can be.
+    /// Ends the connection, with TLS's close_notify if the client takes it.
     pub(super) async fn shutdown_stream(&mut self) {
         self.stream.shutdown().await;
     }
 
-    /// Reads the body, and nothing behind it.
+    /// Reads the body up to its end.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut most = buf.remaining().min(BODY_PIECE);
         if let Incoming::Length(left) = self.body {
@@ -151,7 +152,7 @@ impl HttpStream {
         let mut piece = ReadBuf::new(buf.initialize_unfilled_to(most));
         if self.rest.is_empty() {
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece));
-            self.noted(read)?;
+            self.count_timeout(read)?;
         } else {
             let ahead = most.min(self.rest.len());
             piece.put_slice(&self.rest[..ahead]);
@@ -183,8 +184,9 @@ impl HttpStream {
         Poll::Ready(Ok(()))
     }
 
-    /// The kernel ends a connection whose client took nothing for [`limits::Settings::send_timeout`].
-    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    /// Counts an error of the kernel's timeout: it ends a connection whose client took nothing for
+    /// [`limits::Settings::send_timeout`].
+    fn count_timeout<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.as_ref().is_err_and(timed_out) {
             self.limiter.count_hit("send_timeout");
         }
@@ -192,8 +194,8 @@ impl HttpStream {
     }
 }
 
-/// Whether the kernel gave the connection up. OpenSSL may keep that in its own queue of errors, where
-/// one of the system's has a flag beside its number (ERR_get_error(3), ERR_SYSTEM_FLAG).
+/// Whether the kernel gave the connection up. OpenSSL may keep that error in its own queue, where an errno has
+/// a flag beside its number (ERR_get_error(3), ERR_SYSTEM_FLAG).
 fn timed_out(e: &io::Error) -> bool {
     const SYSTEM_ETIMEDOUT: libc::c_ulong = 0x8000_0000 | libc::ETIMEDOUT as libc::c_ulong;
     let queue = || {
@@ -217,7 +219,7 @@ impl AsyncRead for HttpStream {
             let mut space = [0; 256];
             let mut ahead = ReadBuf::new(&mut space);
             let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut ahead));
-            this.noted(read)?;
+            this.count_timeout(read)?;
             if ahead.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -234,12 +236,12 @@ impl AsyncWrite for HttpStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
-        Poll::Ready(self.noted(written))
+        Poll::Ready(self.count_timeout(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
-        Poll::Ready(self.noted(flushed))
+        Poll::Ready(self.count_timeout(flushed))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -265,7 +267,7 @@ impl AsyncRead for Unfiltered<'_> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.0.stream).poll_read(cx, buf));
-        Poll::Ready(self.0.noted(read))
+        Poll::Ready(self.0.count_timeout(read))
     }
 }
 
@@ -293,7 +295,7 @@ impl fmt::Debug for HttpStream {
     }
 }
 
-// What Pingora asks of every connection, answered by the one inside.
+// The traits that Pingora requires of every connection, forwarded to the inner stream.
 
 #[async_trait]
 impl Shutdown for HttpStream {

@@ -1,4 +1,7 @@
-//! Who is let in: connections are counted, all together and by client, until they end.
+//! Counts connections until they end, all together and by client, and admits no more than there may be.
+//!
+//! Invariant: nothing is kept of a client without a connection. This file must not know what a connection is
+//! for, nor how a refusal is written.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,36 +13,36 @@ use arc_swap::ArcSwap;
 use super::Settings;
 use crate::metrics::LimitMetrics;
 
-/// How many clients at a time may be told why they are not let in.
-const TOLD: usize = 256;
+/// How many refusals are written at a time. Each of them keeps its connection open for a while.
+const REFUSALS: usize = 256;
 
-/// Counts the connections of one server's device listeners.
+/// Counts the connections of a server's device listeners, or of its forward proxy.
 pub struct ConnectionLimiter {
     settings: ArcSwap<Settings>,
-    /// What ran into them.
+    /// Counts what ran into the limits.
     pub metrics: LimitMetrics,
     open: AtomicUsize,
-    /// Connections that are being told why they are not let in.
-    told: AtomicUsize,
-    /// Clients with a connection, if they are counted at all.
+    /// Refusals that are being written.
+    refusals: AtomicUsize,
+    /// How many connections each client has; empty if they are not limited.
     clients: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A connection that was let in, until it is dropped.
+/// Counts an admitted connection until it is dropped.
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     client: Option<IpAddr>,
 }
 
 impl ConnectionLimiter {
-    /// A limiter with those bounds.
+    /// A limiter with these bounds.
     #[must_use]
     pub fn new(settings: Settings, metrics: LimitMetrics) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             metrics,
             open: AtomicUsize::new(0),
-            told: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             clients: Mutex::default(),
         })
     }
@@ -55,48 +58,47 @@ impl ConnectionLimiter {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Counts a connection; None if there are as many as there may be.
+    /// Counts a new connection; None if there are as many as there may be.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let entry = ConnectionPermit { limiter: Arc::clone(self), client: None };
+        let permit = ConnectionPermit { limiter: Arc::clone(self), client: None };
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         if before < self.settings().connections {
-            return Some(entry);
+            return Some(permit);
         }
         self.count_hit("connections");
         None
     }
 
-    /// Leave to tell a client why it is not let in; None if too many are being told already, since
-    /// they too hold a connection each.
+    /// A permit to write a refusal to a client; None if as many are being written as there may be.
     #[must_use]
     pub fn refusal_permit(self: &Arc<Self>) -> Option<RefusalPermit> {
-        let telling = RefusalPermit(Arc::clone(self));
-        (self.told.fetch_add(1, Ordering::Relaxed) < TOLD).then_some(telling)
+        let permit = RefusalPermit(Arc::clone(self));
+        (self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS).then_some(permit)
     }
 
-    /// Counts something that ran into the limit of that name.
+    /// Counts that the limit of that name was met.
     pub fn count_hit(&self, limit: &str) {
         self.metrics.limited.with_label_values(&[limit]).inc();
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Whatever a panic may leave behind is a valid map.
+        // A panic cannot leave the map in an invalid state.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A client that is being told why it is not let in.
+/// Counts a refusal that is being written, until it is dropped.
 pub struct RefusalPermit(Arc<ConnectionLimiter>);
 
 impl Drop for RefusalPermit {
     fn drop(&mut self) {
-        self.0.told.fetch_sub(1, Ordering::Relaxed);
+        self.0.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl ConnectionPermit {
-    /// Says whose connection it is. False if that client has as many as it may.
+    /// Counts the connection to its client. False if that client has as many as it may have.
     #[must_use]
     pub fn assign_client(&mut self, client: IpAddr) -> bool {
         let most = self.limiter.settings().per_client;
@@ -132,7 +134,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What counts as one client: whoever has one IPv6 address has 2^64 of them.
+/// What counts as one client: an IPv4 address, or an IPv6 /64, since a host with one address of it can use
+/// all 2^64.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_free_again_when_its_connection_ends() {
+    fn a_connection_that_ends_makes_room_for_another() {
         let limiter = limiter(2, 0);
         let first = limiter.admit().unwrap();
         let _second = limiter.admit().unwrap();
@@ -166,19 +169,19 @@ mod tests {
     fn a_client_is_an_address_or_a_64() {
         let limiter = limiter(100, 1);
         let mut inside = Vec::new();
-        let mut enter = |ip: &str| {
-            let mut entry = limiter.admit().unwrap();
-            let entered = entry.assign_client(ip.parse().unwrap());
-            inside.extend(entered.then_some(entry));
-            entered
+        let mut admit = |ip: &str| {
+            let mut permit = limiter.admit().unwrap();
+            let admitted = permit.assign_client(ip.parse().unwrap());
+            inside.extend(admitted.then_some(permit));
+            admitted
         };
-        assert!(enter("192.0.2.1"));
-        assert!(!enter("192.0.2.1"));
-        assert!(!enter("::ffff:192.0.2.1"));
-        assert!(enter("192.0.2.2"));
-        assert!(enter("2001:db8:0:1::1"));
-        assert!(!enter("2001:db8:0:1:ffff::2"));
-        assert!(enter("2001:db8:0:2::1"));
+        assert!(admit("192.0.2.1"));
+        assert!(!admit("192.0.2.1"));
+        assert!(!admit("::ffff:192.0.2.1"));
+        assert!(admit("192.0.2.2"));
+        assert!(admit("2001:db8:0:1::1"));
+        assert!(!admit("2001:db8:0:1:ffff::2"));
+        assert!(admit("2001:db8:0:2::1"));
         assert_eq!(limiter.metrics.limited.with_label_values(&["per_client"]).get(), 3);
         inside.clear();
         assert!(limiter.clients().is_empty(), "nothing is kept of who is gone");
@@ -187,8 +190,8 @@ mod tests {
     #[test]
     fn without_the_limit_nobody_is_remembered() {
         let limiter = limiter(100, 0);
-        let mut entry = limiter.admit().unwrap();
-        assert!(entry.assign_client("192.0.2.1".parse().unwrap()));
+        let mut permit = limiter.admit().unwrap();
+        assert!(permit.assign_client("192.0.2.1".parse().unwrap()));
         assert!(limiter.clients().is_empty());
     }
 }

@@ -11,7 +11,7 @@ pub mod connections;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The bounds. Each default is for a small machine with many devices.
+/// The bounds. The defaults are for a small machine with many devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Client connections at a time. Each takes a file descriptor and some 35 KB.
@@ -24,7 +24,7 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a client may leave untaken what was sent to it.
+    /// How long a client may take none of the bytes that were sent to it.
     pub send_timeout: Duration,
     /// How long a client may send nothing of a body that it owes.
     pub receive_timeout: Duration,
@@ -56,10 +56,10 @@ impl Default for Settings {
             // A presigned URL with a session token has some 2 KB; S3 itself takes 8 KB.
             header_bytes: 8 << 10,
             header_timeout: Duration::from_secs(10),
-            // A device on a slow modem needs seconds for the arithmetic alone.
+            // A slow device needs seconds for the handshake's arithmetic alone.
             handshake_timeout: Duration::from_secs(30),
             send_timeout: Duration::from_secs(60),
-            // S3 itself gives up after some 20 s, and then its own words are relayed.
+            // S3 itself gives up after some 20 s, and then its answer is relayed.
             receive_timeout: Duration::from_secs(30),
             requests_per_connection: 1000,
             idle_timeout: Duration::from_secs(60),

@@ -1,13 +1,13 @@
-//! Where a chunked body ends (RFC 9112 §7.1), told while its bytes pass.
+//! Finds where a chunked body ends (RFC 9112 §7.1), while its bytes pass.
 //!
-//! Pure. Nothing is decoded: the bytes go on as they came, to a reader that is more lenient than this
-//! one and so finds the same end. Stricter than the RFC: every line ends in CRLF, a size has at most 16
-//! digits, an extension is short, and there is no trailer.
+//! Pure. Nothing is decoded: the bytes go on as they came. Their reader is more lenient than this one, so it
+//! finds the same end. Stricter than the RFC: every line ends in CRLF, a size has at most 16 digits, an
+//! extension is short, and there is no trailer.
 
 use super::Defect;
 
-/// The longest extension of a chunk's size line, in bytes: none is known that S3 reads, and a peer could
-/// send megabytes of them around a few bytes of body.
+/// The longest extension of a chunk's size line, in bytes. S3 is not known to read any, and without a bound a
+/// peer could send megabytes of them around a few bytes of body.
 const MAX_EXTENSION: u16 = 128;
 
 /// Follows a chunked body through its pieces.
@@ -50,12 +50,12 @@ impl Default for Chunks {
 }
 
 impl Chunks {
-    /// Takes the next bytes of the body. Returns how many of them belong to it if it ends with them,
-    /// and None if it goes on. Nothing may follow an end.
+    /// Takes the next bytes of the body. If the body ends in them, returns how many of them belong to it, else
+    /// None. It must not be called again after the end.
     ///
     /// # Errors
     ///
-    /// If the framing is not the one that the RFC has.
+    /// If the bytes are no chunks as the RFC has them.
     pub fn pass(&mut self, bytes: &[u8]) -> Result<Option<usize>, Defect> {
         let mut at = 0;
         while self.0 != State::End {
