@@ -9,7 +9,7 @@ use super::*;
 use crate::tls::listener;
 use crate::tls::record::ChunkSize;
 use crate::units::Wait;
-use crate::{limits, runtime};
+use crate::{limits, runtime, s3, spool};
 
 #[test]
 fn every_shipped_file_loads() {
@@ -227,9 +227,9 @@ fn live_lines_are_the_defaults() {
     assert_eq!((s3.ca, s3.authorization), (default_s3.ca, default_s3.authorization));
     assert_eq!(format!("{drip:?}"), format!("{:?}", crate::drip::Settings::default()));
     assert_eq!(format!("{profiles:?}"), format!("{:?}", default.profiles));
-    assert_eq!(spool, default.spool);
+    assert_eq!(spool, Some(spool::Settings::default()));
     assert_eq!((uploads, shaping, forward_proxy), (None, None, None));
-    assert_eq!(upstream, default.upstream);
+    assert_eq!(upstream, s3::upstream::Settings::default());
     assert_eq!(limits, limits::Settings::default());
     assert_eq!((admin, health, log), (default.admin, default.health, default.log));
     assert_eq!((threads, drain), (0, lifecycle::Settings::default()));
@@ -307,6 +307,11 @@ fn bounds_in_comments_are_the_domains_bounds() {
         ("listen[].tls.tickets", ends(&listener::Settings::TICKETS)),
         ("drip.chunk_size", ends(&(ChunkSize::MIN..=ChunkSize::MAX))),
         ("drip.wait", most(hours(crate::drip::Settings::WAIT.end()))),
+        ("spool.max_objects", ends(&spool::Settings::OBJECTS)),
+        ("spool.max_fills", ends(&spool::Settings::FILLS)),
+        ("spool.trust", most(days(spool::Settings::TRUST.end()))),
+        ("upstream", times(s3::upstream::Settings::TIMEOUTS)),
+        ("upstream.recv_buffer", ends(&s3::upstream::Settings::RECV_BUFFERS)),
         ("limits", times(limits::Settings::TIMEOUTS)),
         ("limits.connections", ends(&limits::Settings::CONNECTIONS)),
         ("limits.header_bytes", sizes(limits::Settings::HEADER_BYTES)),
