@@ -1,9 +1,9 @@
-//! Which schedule and caps a request gets: the first profile whose every criterion fits, else the
-//! default one.
+//! Which schedule and record size a request gets: those of the first profile of which all criteria
+//! match, or else of the default one.
 //!
-//! Pure. Profiles keep the configuration's order. Before the handshake only the listener, the
-//! server name and the client's network are known: the handshake's records are capped by the first
-//! profile that asks for nothing else ([`Profiles::handshake_cap`]).
+//! Pure. Profiles keep the configuration's order. During the handshake only the listener, the server
+//! name and the client's address are known, so the first matching profile that needs nothing else
+//! limits its records ([`Profiles::handshake_cap`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -17,10 +17,10 @@ use crate::networks::Networks;
 use crate::tls::record::ChunkSize;
 use crate::units::Wait;
 
-/// What is known of a request, or, before there is one, of a connection.
+/// What is known of a request, or of a connection before its first request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts<'a> {
-    /// The listener, as it is configured.
+    /// The listener's configured address.
     pub listener: Option<SocketAddr>,
     /// The client's address.
     pub client: Option<IpAddr>,
@@ -37,63 +37,64 @@ impl Facts<'_> {
     }
 }
 
-/// Criteria; those that are absent fit everything.
+/// The criteria of a profile. An absent criterion matches everything.
 #[derive(Debug, Clone, Default)]
-pub struct Match {
-    /// A listener's address, as it is configured.
+pub struct Criteria {
+    /// A listener's configured address.
     pub listener: Option<SocketAddr>,
     /// A TLS server name, in lower case.
     pub server_name: Option<String>,
-    /// How the key begins, percent-encoded as clients send it.
+    /// A prefix of the key, percent-encoded as clients send it.
     pub key_prefix: Option<String>,
-    /// Request headers that must all be there.
-    pub headers: Vec<(HeaderName, Pattern)>,
-    /// Networks, of which one must hold the client.
+    /// Request headers, all of which must be present with a matching value.
+    pub headers: Vec<(HeaderName, ValuePattern)>,
+    /// Networks, one of which must contain the client.
     pub clients: Networks,
 }
 
-impl Match {
-    /// Whether there is no criterion at all.
+impl Criteria {
+    /// Whether there is no criterion.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.listener.is_none()
             && self.server_name.is_none()
             && self.clients.is_empty()
-            && !self.asks_of_the_request()
+            && !self.needs_request()
     }
 
-    fn fits_connection(&self, facts: &Facts<'_>) -> bool {
+    fn match_connection(&self, facts: &Facts<'_>) -> bool {
         self.listener.is_none_or(|listener| facts.listener == Some(listener))
             && self.server_name.as_deref().is_none_or(|name| facts.server_name == Some(name))
             && (self.clients.is_empty() || facts.client_is_in(&self.clients))
     }
 
-    fn fits_request(&self, facts: &Facts<'_>) -> bool {
-        let Some((key, headers)) = facts.request else { return !self.asks_of_the_request() };
-        let header = |(name, pattern): &(HeaderName, Pattern)| {
-            headers.get_all(name).iter().any(|value| pattern.fits(value.as_bytes()))
+    fn match_request(&self, facts: &Facts<'_>) -> bool {
+        let Some((key, headers)) = facts.request else { return !self.needs_request() };
+        let header = |(name, pattern): &(HeaderName, ValuePattern)| {
+            headers.get_all(name).iter().any(|value| pattern.matches(value.as_bytes()))
         };
         self.key_prefix.as_deref().is_none_or(|prefix| key.starts_with(prefix.as_bytes()))
             && self.headers.iter().all(header)
     }
 
-    /// Whether it needs more than what is known before a request.
+    /// Whether a criterion needs a request.
     #[must_use]
-    pub fn asks_of_the_request(&self) -> bool {
+    pub fn needs_request(&self) -> bool {
         self.key_prefix.is_some() || !self.headers.is_empty()
     }
 }
 
-/// A header's value, whole or with a `*` for anything at its beginning, its end or both.
+/// A pattern for a header's value: the exact value, or with a `*` for any text at its beginning, its
+/// end or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
+pub struct ValuePattern {
     text: String,
     open_start: bool,
     open_end: bool,
 }
 
-impl Pattern {
-    fn fits(&self, value: &[u8]) -> bool {
+impl ValuePattern {
+    fn matches(&self, value: &[u8]) -> bool {
         let text = self.text.as_bytes();
         match (self.open_start, self.open_end) {
             (false, false) => value == text,
@@ -104,11 +105,11 @@ impl Pattern {
     }
 }
 
-impl From<&str> for Pattern {
+impl From<&str> for ValuePattern {
     fn from(text: &str) -> Self {
         let (open_start, text) = text.strip_prefix('*').map_or((false, text), |rest| (true, rest));
         let (open_end, text) = text.strip_suffix('*').map_or((false, text), |rest| (true, rest));
-        // A lone star is both ends.
+        // A single star is open at both ends.
         let open_end = open_end || (open_start && text.is_empty());
         Self { text: text.to_owned(), open_start, open_end }
     }
@@ -119,18 +120,18 @@ impl From<&str> for Pattern {
 pub struct Profile {
     /// For the log and the metrics.
     pub name: String,
-    /// Whom it is for.
-    pub matches: Match,
-    /// Record size, wait and head.
+    /// Which requests it is for.
+    pub criteria: Criteria,
+    /// Record size, wait, response headers and class.
     pub drip: drip::Settings,
-    /// With a client whose own limit is below the record size: send several records in one tick, up
-    /// to the record size together, instead of one.
+    /// For a client whose own limit is below the record size: send as many records in one tick as fit
+    /// the record size, instead of one.
     pub fill: bool,
-    /// What a trusted header may choose.
+    /// The bounds of what a trusted header may choose.
     pub bounds: Option<Bounds>,
 }
 
-/// What a trusted header may choose.
+/// The bounds of what a trusted header may choose.
 #[derive(Debug, Clone)]
 pub struct Bounds {
     /// Record sizes.
@@ -140,48 +141,49 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Puts the wish into the settings, as far as it is allowed.
-    pub fn apply(&self, wish: &Wish, settings: &mut drip::Settings) {
-        if let Some(chunk) = wish.chunk_size {
+    /// Applies the request to the settings, clamped to the bounds.
+    pub fn apply(&self, request: &ScheduleRequest, settings: &mut drip::Settings) {
+        if let Some(chunk) = request.chunk_size {
             settings.chunk_size = chunk.clamp(*self.chunk_size.start(), *self.chunk_size.end());
         }
-        if let Some(wait) = wish.wait {
+        if let Some(wait) = request.wait {
             settings.wait = wait.clamp(*self.wait.start(), *self.wait.end());
         }
     }
 }
 
-/// What a trusted header wishes: `chunk_size=2048, wait=250ms`, either of them alone as well.
+/// What a trusted header asks for: `chunk_size=2048, wait=250ms`, or one of the two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct ScheduleRequest {
     /// A record size.
     pub chunk_size: Option<ChunkSize>,
     /// A wait.
     pub wait: Option<Duration>,
 }
 
-impl FromStr for Wish {
+impl FromStr for ScheduleRequest {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let mut wish = Self::default();
+        let mut request = Self::default();
         for part in text.split(',') {
             match part.trim().split_once('=').ok_or(())? {
                 ("chunk_size", bytes) => {
                     let bytes = bytes.parse().map_err(|_| ())?;
-                    wish.chunk_size = Some(ChunkSize::new(bytes).map_err(|_| ())?);
+                    request.chunk_size = Some(ChunkSize::new(bytes).map_err(|_| ())?);
                 }
                 ("wait", wait) => {
-                    wish.wait = Some(wait.parse::<Wait>().map_err(|_| ())?.duration());
+                    request.wait = Some(wait.parse::<Wait>().map_err(|_| ())?.duration());
                 }
                 _ => return Err(()),
             }
         }
-        Ok(wish)
+        Ok(request)
     }
 }
 
-/// A request header that may change a profile's schedule within its bounds, and from whom.
+/// A request header that may change a profile's schedule within its bounds, and the clients that may
+/// send it.
 #[derive(Debug, Clone)]
 pub struct TrustedHeader {
     /// The header's name.
@@ -195,9 +197,9 @@ pub struct TrustedHeader {
 pub struct Profiles {
     /// In the configuration's order.
     pub list: Vec<Profile>,
-    /// For whatever none of them fits.
+    /// For requests that match none of them.
     pub default: Profile,
-    /// Who may ask for something else.
+    /// The header by which clients may choose a schedule.
     pub trusted_header: Option<TrustedHeader>,
 }
 
@@ -205,33 +207,34 @@ impl Profiles {
     /// The profile of a request.
     #[must_use]
     pub fn choose(&self, facts: &Facts<'_>) -> &Profile {
-        let fits = |p: &&Profile| p.matches.fits_connection(facts) && p.matches.fits_request(facts);
+        let fits =
+            |p: &&Profile| p.criteria.match_connection(facts) && p.criteria.match_request(facts);
         self.list.iter().find(fits).unwrap_or(&self.default)
     }
 
-    /// The classes of the tree that they name.
+    /// The classes of the tree that profiles name.
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         let all = self.list.iter().chain([&self.default]);
         all.filter_map(|profile| profile.drip.class.as_deref())
     }
 
-    /// The largest record for a connection before its first request.
+    /// The largest record of a connection before its first request.
     #[must_use]
     pub fn handshake_cap(&self, facts: &Facts<'_>) -> ChunkSize {
         self.choose(&Facts { request: None, ..*facts }).drip.chunk_size
     }
 
-    /// The schedule of a request: its profile's, or what a trusted header makes of it.
+    /// The schedule of a request: its profile's, as changed by a trusted header.
     #[must_use]
     pub fn schedule(&self, profile: &Profile, facts: &Facts<'_>) -> drip::Settings {
         let mut settings = profile.drip.clone();
-        if let (Some(bounds), Some(wish)) = (&profile.bounds, self.wish(facts)) {
-            bounds.apply(&wish, &mut settings);
+        if let (Some(bounds), Some(request)) = (&profile.bounds, self.schedule_request(facts)) {
+            bounds.apply(&request, &mut settings);
         }
         settings
     }
 
-    fn wish(&self, facts: &Facts<'_>) -> Option<Wish> {
+    fn schedule_request(&self, facts: &Facts<'_>) -> Option<ScheduleRequest> {
         let header = self.trusted_header.as_ref()?;
         let value = facts.request?.1.get(&header.name)?;
         facts.client_is_in(&header.from).then(|| value.to_str().ok()?.parse().ok())?
@@ -242,36 +245,40 @@ impl Profiles {
 mod tests {
     use super::*;
 
-    fn profile(name: &str, chunk: u64, matches: Match) -> Profile {
+    fn profile(name: &str, chunk: u64, criteria: Criteria) -> Profile {
         let drip = drip::Settings {
             chunk_size: ChunkSize::new(chunk).unwrap(),
             wait: Duration::from_millis(500),
             response_headers: Vec::new(),
             class: None,
         };
-        Profile { name: name.into(), matches, drip, fill: false, bounds: None }
+        Profile { name: name.into(), criteria, drip, fill: false, bounds: None }
     }
 
     fn profiles(list: Vec<Profile>) -> Profiles {
-        let default = profile("default", 4096, Match::default());
+        let default = profile("default", 4096, Criteria::default());
         Profiles { list, default, trusted_header: None }
     }
 
     fn nrf91() -> Profiles {
         profiles(vec![
-            profile("key", 512, Match { key_prefix: Some("nrf/".into()), ..Match::default() }),
+            profile(
+                "key",
+                512,
+                Criteria { key_prefix: Some("nrf/".into()), ..Criteria::default() },
+            ),
             profile(
                 "modem",
                 2048,
-                Match { server_name: Some("nrf.example".into()), ..Match::default() },
+                Criteria { server_name: Some("nrf.example".into()), ..Criteria::default() },
             ),
             profile(
                 "agent",
                 1024,
-                Match {
+                Criteria {
                     headers: vec![(http::header::USER_AGENT, "modem/*".into())],
                     clients: "10.0.0.0/8".parse().unwrap(),
-                    ..Match::default()
+                    ..Criteria::default()
                 },
             ),
         ])
@@ -344,7 +351,8 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_anything_at_an_end() {
-        let fits = |pattern: &str, value: &str| Pattern::from(pattern).fits(value.as_bytes());
+        let fits =
+            |pattern: &str, value: &str| ValuePattern::from(pattern).matches(value.as_bytes());
         assert!(fits("a", "a") && !fits("a", "ab") && !fits("a", "A"));
         assert!(fits("a*", "ab") && fits("*a", "ba") && fits("*a*", "bab") && fits("*", "x"));
         assert!(!fits("a*", "ba") && !fits("*a", "ab") && !fits("*ab*", "a b"));

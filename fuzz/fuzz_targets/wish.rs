@@ -1,13 +1,13 @@
 //! A trusted header's wish has a record size that exists, and is read the same when it is written out.
 #![no_main]
 
-use dripline::profile::Wish;
+use dripline::profile::ScheduleRequest;
 use dripline::tls::record::ChunkSize;
 use dripline::units::Wait;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let Ok(wish) = text.parse::<Wish>() else { return };
+    let Ok(wish) = text.parse::<ScheduleRequest>() else { return };
     let mut parts = Vec::new();
     if let Some(chunk_size) = wish.chunk_size {
         assert!((ChunkSize::MIN..=ChunkSize::MAX).contains(&(chunk_size.bytes() as u64)));

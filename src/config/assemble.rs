@@ -1,4 +1,4 @@
-//! The sections in the order in which they are read, and what only several of them together show.
+//! Reads the sections in their order, and warns of what only several of them together show.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ use super::uploads::uploads;
 use super::upstream::upstream;
 use crate::profile::{Profile, Profiles};
 
-/// Reads the whole tree. None, or a result of no worth, if the reader kept an error.
+/// Reads the whole tree. If the reader has kept an error, the result is None or must not be used.
 pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config> {
     let (mut claims, mut uses) = (Claims::default(), ClassUses::default());
     let listen = listeners(&mut root, env, &mut claims);
@@ -31,7 +31,7 @@ pub(super) fn config(mut root: Section<'_>, env: &Environment) -> Option<Config>
     let s3 = s3(root.section("s3"), needed);
     let (drip, trusted_header) = drip(root.section("drip"), &mut uses);
     let profiles = profiles(&mut root, &drip, trusted_header, &listen, &mut uses);
-    warn_of_chains(root.reader, &listen, &profiles);
+    warn_of_record_sizes(root.reader, &listen, &profiles);
     let admin = admin(&mut root, &mut claims);
     let health = health(&mut root, &mut claims);
     let forward_proxy = forward_proxy(&mut root, &mut claims, &mut uses);
@@ -71,20 +71,20 @@ pub(super) fn report_addresses(mut root: Section<'_>) -> (Option<SocketAddr>, Op
     (admin(&mut root, &mut claims), health(&mut root, &mut claims))
 }
 
-/// Says which certificate does not fit which profile's records, since some devices cannot take a
-/// certificate message that is cut into several; and which profile cannot cap the handshake.
-fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
+/// Warns of each certificate message that does not fit one record of a profile, because some devices
+/// cannot reassemble it; and of each profile that is chosen too late to limit the handshake's records.
+fn warn_of_record_sizes(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
     let all = || profiles.list.iter().chain([&profiles.default]);
     for (at, listener) in listen.iter().enumerate() {
         let here = |profile: &&Profile| {
-            let matches = &profile.matches;
-            matches.listener.is_none_or(|l| l == listener.addr) && !matches.asks_of_the_request()
+            let criteria = &profile.criteria;
+            criteria.listener.is_none_or(|l| l == listener.addr) && !criteria.needs_request()
         };
         for identity in listener.tls.iter().flat_map(|tls| &tls.identities) {
             let message = identity.certificate_message();
             for profile in all().filter(here) {
                 let cap = profile.drip.chunk_size.bytes();
-                let name = profile.matches.server_name.as_deref();
+                let name = profile.criteria.server_name.as_deref();
                 if message > cap && name.is_none_or(|name| identity.is_for(name)) {
                     reader.warn(format!(
                         "listen[{at}].tls: the certificate message has {message} bytes and the records of \
@@ -98,10 +98,7 @@ fn warn_of_chains(reader: &Reader, listen: &[Listener], profiles: &Profiles) {
     }
     for (at, profile) in profiles.list.iter().enumerate() {
         let smaller = profile.drip.chunk_size < profiles.default.drip.chunk_size;
-        if smaller
-            && profile.matches.asks_of_the_request()
-            && listen.iter().any(|l| l.tls.is_some())
-        {
+        if smaller && profile.criteria.needs_request() && listen.iter().any(|l| l.tls.is_some()) {
             reader.warn(format!(
                 "profiles[{at}]: {} is known by its key or headers, after the handshake, whose records may have {} \
                  bytes; match it by sni, listener or client if its devices cannot take them",

@@ -1,21 +1,21 @@
-//! Which addresses are spoken for: no two listeners of any kind may want one.
+//! The addresses that listeners use: no two listeners of any kind may have the same one.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::reader::Reader;
 
-/// The addresses that are spoken for, and by whom.
+/// The addresses that are in use, each with the key path of its listener.
 #[derive(Default)]
 pub(super) struct Claims(Vec<(String, SocketAddr)>);
 
 impl Claims {
-    /// Takes `addr` for a listener that nobody configured. Those of this kind come first and are
-    /// known not to collide.
+    /// Notes `addr` for a listener that exists by default. These come first and do not collide.
     pub(super) fn claim_default(&mut self, at: &str, addr: SocketAddr) {
         self.0.push((format!("{at} ({addr}, the default)"), addr));
     }
 
-    /// Takes `addr` for `at`, or reports who has it already; `otherwise` says what else to do.
+    /// Notes `addr` for `at`, and reports the listener that already has it; `otherwise` is another way
+    /// out for the message.
     pub(super) fn claim(&mut self, reader: &Reader, at: &str, addr: SocketAddr, otherwise: &str) {
         if let Some((other, _)) = self.0.iter().find(|(_, taken)| collide(*taken, addr)) {
             reader.fail(at, format!("{addr} is taken by {other}; choose another port{otherwise}"));
@@ -24,8 +24,8 @@ impl Claims {
     }
 }
 
-/// Whether two sockets cannot both be bound. A wildcard takes its port on every address; the IPv6
-/// one on the IPv4 addresses too, since Linux binds it for both.
+/// Whether two sockets cannot both be bound. A wildcard address takes its port on every address; the
+/// IPv6 one on IPv4 addresses too, because Linux binds it for both (ipv6(7), IPV6_V6ONLY).
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     let covers =

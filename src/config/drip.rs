@@ -1,4 +1,4 @@
-//! `drip`: how a response leaves, unless a profile says otherwise.
+//! `drip`: how responses are sent, unless a profile says otherwise.
 
 use http::HeaderName;
 

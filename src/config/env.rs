@@ -1,8 +1,8 @@
 //! The environment: `DRIPLINE__A__B` for the key `a.b`, the five classic names, and TLS material
 //! as PEM text.
 //!
-//! Invariant: for one key, `DRIPLINE__*` goes before a classic name, and that before the file. The
-//! process's own environment is never read here; it is passed in. No value is ever printed.
+//! Invariant: for one key, `DRIPLINE__*` takes precedence over a classic name, and both over the file.
+//! The process's environment is not read here; it is passed in. No message quotes PEM text.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::Where;
+use super::error::Origin;
 use super::field::{is_off, shown};
 use super::file::read_text;
 use super::reader::Reader;
 use super::sources::Sources;
 use crate::units::{ByteSize, Wait};
 
-/// What every variable that overlays a key begins with.
+/// The prefix of every variable that sets a key.
 pub(super) const PREFIX: &str = "DRIPLINE__";
 /// The certificate chain as PEM text.
 pub(super) const CERT_PEM: &str = "DRIPLINE_TLS_CERT_PEM";
@@ -26,7 +26,7 @@ pub(super) const CERT_PEM: &str = "DRIPLINE_TLS_CERT_PEM";
 pub(super) const KEY_PEM: &str = "DRIPLINE_TLS_KEY_PEM";
 
 /// A classic name, the key it sets, and how its value is written in the file. Where two names set
-/// one key, the first one that has a value counts.
+/// one key, the first that has a value counts.
 type Classic = (&'static str, [&'static str; 2], fn(&str) -> Result<String, String>);
 const CLASSIC: [Classic; 5] = [
     ("S3_BUCKET", ["s3", "bucket"], verbatim),
@@ -42,7 +42,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Merges the env file and the environment, which goes before it.
+    /// Merges the env file and the environment, which takes precedence.
     pub(super) fn gather(sources: &Sources, reader: &mut Reader) -> Self {
         let mut variables = BTreeMap::new();
         if let Some(path) = &sources.env_file {
@@ -50,7 +50,7 @@ impl Environment {
                 Ok(text) => parse_env_file(path, &text, &mut variables, reader),
                 Err(error) => {
                     reader.incomplete = true;
-                    reader.fail_from(&path.display().to_string(), Where::File, error);
+                    reader.fail_from(&path.display().to_string(), Origin::File, error);
                 }
             }
         }
@@ -69,7 +69,7 @@ impl Environment {
         self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Lays the variables over the file's tree.
+    /// Sets the keys of the file's tree that variables name.
     pub(super) fn overlay(&self, tree: &mut Mapping, reader: &mut Reader) {
         let mut named: Vec<(Vec<String>, &str, &str)> = self
             .variables
@@ -83,7 +83,7 @@ impl Environment {
                 ))
             })
             .collect();
-        // A whole map first, then the keys in it.
+        // A whole map is set before single keys in it.
         named.sort_by_key(|(path, name, _)| (path.len(), *name));
         for (path, name, value) in named {
             overlay_one(tree, reader, &path, name, value);
@@ -99,10 +99,10 @@ impl Environment {
 /// Sets one key from a `DRIPLINE__*` variable.
 fn overlay_one(tree: &mut Mapping, reader: &mut Reader, path: &[String], name: &str, value: &str) {
     let at = path.join(".");
-    let from = Where::Variable(name.to_owned());
+    let from = Origin::Variable(name.to_owned());
     if path.iter().any(String::is_empty) {
         let message = "names no key; write DRIPLINE__S3__BUCKET for s3.bucket and so on";
-        return reader.fail_from(name, Where::File, message);
+        return reader.fail_from(name, Origin::File, message);
     }
     let value = match parse_value(value) {
         Ok(value) => value,
@@ -133,12 +133,12 @@ fn overlay_classic(
     let at = path.join(".");
     let present = tree.get(path[0]).and_then(|section| section.get(path[1]));
     let present = present.filter(|value| !value.is_null());
-    if present.is_some() && reader.origin(&at) != Where::File {
+    if present.is_some() && reader.origin(&at) != Origin::File {
         return;
     }
     let value = match value {
         Ok(value) => value,
-        Err(message) => return reader.fail_from(&at, Where::Variable(name.to_owned()), message),
+        Err(message) => return reader.fail_from(&at, Origin::Variable(name.to_owned()), message),
     };
     if let Some(present) = present.and_then(plain_text)
         && !same(&present, &value)
@@ -146,7 +146,7 @@ fn overlay_classic(
         let (value, present) = (shown(&value), shown(&present));
         reader.warn(format!("{at}: {name} ({value}) goes before the file's {present}"));
     }
-    // Where the section is no map, the reader says so.
+    // If the section is no map, its reader reports that.
     if place(tree, &path, Value::String(value)).is_ok() {
         reader.set_origin(at, name);
     }
@@ -159,7 +159,7 @@ fn parse_value(text: &str) -> Result<Value, serde_yaml::Error> {
     match serde_yaml::from_str(text) {
         Ok(Value::Number(_) | Value::Bool(_)) => Ok(Value::String(text.to_owned())),
         Ok(value) => Ok(value),
-        // `[::1]:9100` begins like a list and is none.
+        // `[::1]:9100` begins like a list but is an address.
         Err(error) if text.starts_with('{') || text.starts_with("[{") || text.ends_with(']') => {
             Err(error)
         }
@@ -167,8 +167,8 @@ fn parse_value(text: &str) -> Result<Value, serde_yaml::Error> {
     }
 }
 
-/// Puts `value` at `path`, making the maps that are not there yet. If one of the keys on the way
-/// holds something else, the error is how many keys lead to it.
+/// Sets `path` to `value` and adds the maps that are missing on the way. If a key on the way holds
+/// something else than a map, the error is the number of keys down to it.
 fn place(tree: &mut Mapping, path: &[&str], value: Value) -> Result<(), usize> {
     let mut map = tree;
     for (depth, key) in path.iter().enumerate() {
@@ -226,7 +226,7 @@ fn bare(text: &str) -> Option<u64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Parses `NAME=value` lines. A line that is wrong is named by its number, never quoted.
+/// Parses `NAME=value` lines. A line with an error is named by its number, never quoted.
 fn parse_env_file(
     path: &Path,
     text: &str,
@@ -244,7 +244,7 @@ fn parse_env_file(
             }
             Err(error) => error,
         };
-        // An open quote takes the following lines with it; the first one is at fault.
+        // An open quote includes the following lines; the error is in the first one.
         let length = match &error {
             dotenvy::Error::LineParse(lines, _) => lines.lines().count().max(1),
             _ => 1,
@@ -252,11 +252,11 @@ fn parse_env_file(
         let at = format!("{} line {}", path.display(), read.get() + 1 - length);
         reader.incomplete = true;
         let message = "not NAME=value; quote a value that has spaces in it";
-        reader.fail_from(&at, Where::File, message);
+        reader.fail_from(&at, Origin::File, message);
     }
 }
 
-/// Hands out one line for each read and counts them, since dotenvy does not say where it is.
+/// Returns one line for each read and counts them, because dotenvy does not report its position.
 struct Lines<'a> {
     rest: &'a [u8],
     line: &'a [u8],

@@ -1,5 +1,4 @@
-//! What is wrong with a configuration: every error, each with where it stands and what would be
-//! right.
+//! The errors of a configuration, each with its key path and what would be right.
 //!
 //! Invariant: [`ConfigErrors`] is never empty, and a message never holds a secret's text.
 
@@ -37,7 +36,7 @@ pub struct ConfigError {
     /// (`line 3 column 5`); for one that cannot be read, its path.
     pub at: String,
     /// Where the value came from.
-    pub source: Where,
+    pub source: Origin,
     /// What is wrong, and what would be right.
     pub message: String,
 }
@@ -46,15 +45,15 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.at, self.message)?;
         match &self.source {
-            Where::File => Ok(()),
-            Where::Variable(name) => write!(f, " (from {name})"),
+            Origin::File => Ok(()),
+            Origin::Variable(name) => write!(f, " (from {name})"),
         }
     }
 }
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Where {
+pub enum Origin {
     /// The configuration file, or nowhere, if the value is missing.
     File,
     /// The environment variable of this name, from the environment or the env file.

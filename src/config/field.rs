@@ -1,6 +1,6 @@
-//! One value of the YAML tree: what it can be read as, and how it may be quoted.
+//! One value of the YAML tree: the types that it can be read as, and how messages may quote it.
 //!
-//! Invariant: no message quotes PEM text, whatever key it stands at.
+//! Invariant: no message quotes PEM text, at any key.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use serde_yaml::Value;
 use super::reader::Reader;
 use crate::networks::{Networks, network};
 
-/// A value and where it stands.
+/// A value and its key path.
 pub(super) struct Field<'r> {
     reader: &'r Reader,
     pub(super) at: String,
@@ -24,7 +24,7 @@ impl<'r> Field<'r> {
         Self { reader, at, value }
     }
 
-    /// Who keeps errors.
+    /// The reader that keeps errors.
     pub(super) fn reader(&self) -> &'r Reader {
         self.reader
     }
@@ -34,7 +34,7 @@ impl<'r> Field<'r> {
         self.reader.fail(&self.at, message);
     }
 
-    /// Whether the value is `key:` with nothing behind it.
+    /// Whether the value is null: `key:` with nothing after it.
     pub(super) fn is_null(&self) -> bool {
         self.value.is_null()
     }
@@ -141,7 +141,7 @@ impl<'r> Field<'r> {
         }
     }
 
-    /// The value as a map with keys of the user's own, each value with its own path.
+    /// The value as a map whose keys the user chooses, each value with its own path.
     pub(super) fn entries(self) -> Option<Vec<(String, Field<'r>)>> {
         let Value::Mapping(map) = self.value else {
             self.fail(format!("must be a map of names and values, not {}", kind(&self.value)));
@@ -156,7 +156,7 @@ impl<'r> Field<'r> {
     }
 }
 
-/// Whether a value in the place of a map switches the whole of it off.
+/// Whether a value in place of a section switches the section off.
 pub(super) fn is_off(value: &Value) -> bool {
     matches!(value, Value::Bool(false))
         || value.as_str().is_some_and(|text| text == "off" || text == "false")
@@ -175,7 +175,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A value as it may be quoted: on one line, and never PEM text.
+/// A value as messages may quote it: on one line, and never PEM text.
 pub(super) fn shown(text: &str) -> String {
     if is_pem(text) { "MASKED".to_owned() } else { text.escape_debug().to_string() }
 }

@@ -1,15 +1,15 @@
-//! The configuration file: its text becomes a tree of YAML, or an error that says where.
+//! The configuration file: parses its text as YAML, or reports where it is none.
 
 use std::fs;
 use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::error::Where;
+use super::error::Origin;
 use super::field::kind;
 use super::reader::Reader;
 
-/// The file's tree; an empty one if the file is empty or wrong, which is reported.
+/// The file's tree; empty if the file is empty, or cannot be read or parsed, which is reported.
 pub(super) fn file(path: &Path, reader: &mut Reader) -> Mapping {
     let name = path.display().to_string();
     let (at, message) = match read_text(path) {
@@ -28,11 +28,11 @@ pub(super) fn file(path: &Path, reader: &mut Reader) -> Mapping {
         },
     };
     reader.incomplete = true;
-    reader.fail_from(&at, Where::File, message);
+    reader.fail_from(&at, Origin::File, message);
     Mapping::new()
 }
 
-/// Where a file is no YAML, and why.
+/// The place of a syntax error, and the message about it.
 fn syntax_error(name: &str, text: &str, error: &serde_yaml::Error) -> (String, String) {
     let Some(location) = error.location() else {
         return (name.to_owned(), format!("not valid YAML: {error}"));

@@ -1,6 +1,6 @@
 //! `forward_proxy`: its keys, their ranges and defaults.
 //!
-//! Invariant: without `clients` it listens on loopback alone, and no message quotes a password.
+//! Invariants: without `clients` it listens on a loopback address only; no message quotes a password.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ pub(super) fn forward_proxy(
     })
 }
 
-/// Reads `classes`: what the clients of certain networks are counted to instead.
+/// Reads `classes`: the classes of certain clients.
 fn client_classes(section: &mut Section<'_>, uses: &mut ClassUses) -> Vec<ClientClass> {
     let items = section.take("classes").and_then(Field::items).unwrap_or_default();
     let mut own = |item: Field<'_>| {
@@ -97,7 +97,7 @@ fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr>
     }
 }
 
-/// Reads a list of networks, without which nobody could do what they are for.
+/// Reads a list of networks, which must not be empty; `what` is what the clients may do.
 fn client_networks(field: Field<'_>, what: &str) -> Networks {
     let (reader, at) = (field.reader(), field.at.clone());
     let errors = reader.error_count();
@@ -108,7 +108,7 @@ fn client_networks(field: Field<'_>, what: &str) -> Networks {
     networks
 }
 
-/// Reads `users`. An empty list is refused: it would let everybody in where somebody meant nobody.
+/// Reads `users`. An empty list is refused: it would admit everybody, where nobody may be meant.
 fn users(field: Field<'_>) -> Vec<User> {
     let (reader, at) = (field.reader(), field.at.clone());
     let Some(items) = field.items() else { return Vec::new() };
@@ -184,7 +184,7 @@ fn rules(section: &mut Section<'_>) -> Rules {
 fn resolve(field: Field<'_>) -> BTreeMap<String, SocketAddr> {
     let mut resolve = BTreeMap::new();
     for (name, field) in field.entries().unwrap_or_default() {
-        // With any port it would be a target, and so it is judged as one.
+        // A name is checked as part of a target; any port makes it one.
         let Ok(target) = format!("{name}:443").parse::<Target>() else {
             field.fail("does not stand at a host name");
             continue;
@@ -198,7 +198,7 @@ fn resolve(field: Field<'_>) -> BTreeMap<String, SocketAddr> {
     resolve
 }
 
-/// A file that can be used now.
+/// The path of an ip-ranges.json that can be read.
 fn ip_ranges(field: Field<'_>) -> Option<PathBuf> {
     let path = PathBuf::from(field.text()?);
     Prefixes::load(&path).map_err(|e| field.fail(e.to_string())).ok()?;

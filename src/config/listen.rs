@@ -1,4 +1,4 @@
-//! `listen`: where devices connect, and what listens if the key is not there.
+//! `listen`: the device listeners, and the two that exist by default.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,9 +12,9 @@ use super::section::Section;
 use crate::networks::Networks;
 use crate::proxy_protocol::Trusted;
 
-/// Where a TLS listener is without any configuration.
+/// The address of the default TLS listener.
 const DEFAULT_TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443);
-/// Where a plain HTTP listener is without any configuration.
+/// The address of the default plain HTTP listener.
 const DEFAULT_PLAIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
 
 /// A device listener.
@@ -24,7 +24,7 @@ pub struct Listener {
     pub addr: SocketAddr,
     /// Its TLS; without it, plain HTTP.
     pub tls: Option<ListenerTls>,
-    /// Whose connections begin with a PROXY protocol header; without it, nobody's may.
+    /// The senders whose connections begin with a PROXY protocol header; None: no header is expected.
     pub proxy_protocol: Option<Trusted>,
 }
 
@@ -45,8 +45,8 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Reads `listen`, or makes the two listeners that are there without it. Only beside a forward proxy may
-/// there be none.
+/// Reads `listen`, or makes the two default listeners. The list may be empty only beside a forward
+/// proxy.
 pub(super) fn listeners(
     root: &mut Section<'_>,
     env: &Environment,
@@ -56,9 +56,9 @@ pub(super) fn listeners(
     let mut shared = SharedIdentity::new(env, reader);
     let tunnels = root.holds(&["forward_proxy"]);
     let listeners = match root.take("listen") {
-        // What the unread source says about `listen` is not known.
+        // A source that could not be read may have set `listen`.
         None if root.reader.incomplete => Vec::new(),
-        // A forward proxy alone needs no bucket, and devices nothing without one.
+        // A forward proxy needs no bucket, and a device listener without one serves nothing.
         None if tunnels && !root.holds(&["s3", "bucket"]) => Vec::new(),
         None => default_listeners(reader, &mut shared, claims),
         Some(list) => {
@@ -79,7 +79,7 @@ pub(super) fn listeners(
     listeners
 }
 
-/// What listens if nothing says otherwise, each with a warning where a device might not like it.
+/// The default listeners, with warnings about the self-signed certificate and the plain one.
 fn default_listeners(
     reader: &Reader,
     shared: &mut SharedIdentity<'_>,
@@ -115,7 +115,7 @@ fn listener(
     };
     let tls = match section.take_any("tls") {
         None => Some(None),
-        // Taken for plain HTTP, an emptied `tls:` would drop the encryption without a word.
+        // Read as plain HTTP, an empty `tls:` would switch encryption off silently.
         Some(field) if field.is_null() => {
             field.fail("has no value; write {} for a certificate from the environment or a self-signed one, \
                  or remove the key for plain HTTP");
@@ -128,7 +128,7 @@ fn listener(
     Some(Listener { proxy_protocol, ..Listener::at(addr?, tls?) })
 }
 
-/// Reads `proxy_protocol`; `off` is as if it were not there.
+/// Reads `proxy_protocol`; `off` is the same as no key.
 fn proxy_protocol(field: Field<'_>) -> Option<Trusted> {
     if field.is_off() {
         return None;

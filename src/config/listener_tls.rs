@@ -1,7 +1,7 @@
-//! `listen[].tls`: what a listener proves itself with, from files, from the environment or made at
+//! `listen[].tls`: a listener's certificates and keys, from files, from the environment, or made at
 //! start.
 //!
-//! Invariant: a [`ListenerTls`] has at least one certificate, and the key that fits each.
+//! Invariant: a [`ListenerTls`] has at least one certificate, and for each the key that fits.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::env::{CERT_PEM, Environment, KEY_PEM};
-use super::error::Where;
+use super::error::Origin;
 use super::field::Field;
 use super::reader::Reader;
 use super::section::Section;
@@ -19,12 +19,12 @@ use crate::tls::listener::Settings;
 /// The TLS of a listener.
 #[derive(Clone)]
 pub struct ListenerTls {
-    /// What it proves itself with, at least one; the first serves clients that name no server.
+    /// Certificates with their keys, at least one; the first serves clients that send no server name.
     pub identities: Vec<Arc<Identity>>,
     /// The files that they were read from, certificate and key, in the same order; empty for an
     /// identity that is not from files.
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// Whether the identity was made when the configuration was read, for want of another.
+    /// Whether the certificate was made when the configuration was read, because none was configured.
     pub self_signed: bool,
     /// Session tickets for each TLS 1.3 client, 0 to 2.
     pub tickets: u8,
@@ -72,7 +72,7 @@ pub(super) fn tls(
     })
 }
 
-/// Takes `cert` and `key` out: neither, both, or an error, which is reported.
+/// Takes `cert` and `key` out: both, neither, or an error, which is reported.
 fn pair(section: &mut Section<'_>) -> Result<Option<ListenerTls>, ()> {
     let missing = |section: &Section<'_>, key, message| {
         section.missing(key, message);
@@ -94,7 +94,7 @@ fn pair(section: &mut Section<'_>) -> Result<Option<ListenerTls>, ()> {
     }
 }
 
-/// Reads `certificates`: pairs for several names, or for clients that take ECDSA or RSA.
+/// Reads `certificates`: pairs for several names, or for clients that verify ECDSA or RSA only.
 fn several(field: Field<'_>) -> Option<ListenerTls> {
     let at = field.at.clone();
     let reader = field.reader();
@@ -164,8 +164,8 @@ fn is_about_key(error: &IdentityError) -> bool {
     }
 }
 
-/// The one identity of all listeners that name no files: PEM text from the environment, else
-/// self-signed. It is made when the first of them asks.
+/// The identity that all listeners without files share: PEM text from the environment, or else a
+/// self-signed certificate. It is made when the first listener needs it.
 pub(super) struct SharedIdentity<'a> {
     env: &'a Environment,
     reader: &'a Reader,
@@ -185,7 +185,8 @@ impl<'a> SharedIdentity<'a> {
         }
     }
 
-    /// The TLS of the listener whose `tls` is `at`. None if it cannot be, which is reported once.
+    /// The TLS of the listener whose `tls` is at `at`. None if it cannot be made, which is reported
+    /// once.
     pub(super) fn tls(&mut self, at: &str, addr: SocketAddr) -> Option<ListenerTls> {
         let self_signed = self.env.value(CERT_PEM).or(self.env.value(KEY_PEM)).is_none();
         if self_signed {
@@ -204,7 +205,7 @@ impl<'a> SharedIdentity<'a> {
     fn make(&self, at: &str) -> Option<Identity> {
         let (cert_at, key_at) = (format!("{at}.cert"), format!("{at}.key"));
         let (cert, key) = match (self.env.value(CERT_PEM), self.env.value(KEY_PEM)) {
-            (Some(cert), Some(key)) => (lines(cert), lines(key)),
+            (Some(cert), Some(key)) => (unescape_newlines(cert), unescape_newlines(key)),
             (Some(_), None) => {
                 self.reader
                     .missing(&key_at, format!("missing; {CERT_PEM} is set, so set {KEY_PEM} too"));
@@ -225,14 +226,14 @@ impl<'a> SharedIdentity<'a> {
         let report = |error: IdentityError| {
             let (at, name) =
                 if is_about_key(&error) { (key_at, KEY_PEM) } else { (cert_at, CERT_PEM) };
-            self.reader.fail_from(&at, Where::Variable(name.to_owned()), error.to_string());
+            self.reader.fail_from(&at, Origin::Variable(name.to_owned()), error.to_string());
         };
         Identity::from_pem(cert.as_bytes(), key.as_bytes()).map_err(report).ok()
     }
 }
 
-/// PEM text with its lines apart. A container's env file holds one line for each variable, so
-/// people write `\n` there.
-fn lines(pem: &str) -> String {
+/// PEM text with real line breaks. An env file holds one line for each variable, so people write `\n`
+/// there.
+fn unescape_newlines(pem: &str) -> String {
     if pem.trim().contains('\n') { pem.to_owned() } else { pem.replace("\\n", "\n") }
 }

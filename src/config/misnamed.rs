@@ -1,15 +1,15 @@
-//! Variables whose names look like dripline's and are not: an unknown `DRIPLINE_*` is an error, the
-//! name that another tool has for a key of S3 is a warning.
+//! Environment variables that look like dripline's but are not read: an unknown `DRIPLINE_*` is an
+//! error, another tool's name for a key is a warning.
 //!
 //! Invariant: no value is ever printed.
 
 use serde_yaml::Mapping;
 
 use super::env::{CERT_PEM, Environment, KEY_PEM, PREFIX};
-use super::error::Where;
+use super::error::Origin;
 use super::reader::Reader;
 
-/// Names that other tools or a slip give to a key, the key, and the name to set instead.
+/// Names that other tools use or that users mistype, the key that is meant, and the right name.
 const NEAR: [(&str, [&str; 2], &str); 15] = [
     ("S3_BUCKET_NAME", ["s3", "bucket"], "S3_BUCKET"),
     ("AWS_S3_BUCKET", ["s3", "bucket"], "S3_BUCKET"),
@@ -28,7 +28,7 @@ const NEAR: [(&str, [&str; 2], &str); 15] = [
     ("WAIT_TIME", ["drip", "wait"], "TLS_WAIT_TIME"),
 ];
 
-/// Warns of each name of another tool whose key has no value. Must follow the overlay.
+/// Warns of each such name whose key has no value. Call it after the variables are laid over the file.
 pub(super) fn warn_of_near_names(env: &Environment, tree: &Mapping, reader: &mut Reader) {
     for (name, [section, key], instead) in NEAR {
         let present = tree.get(section).and_then(|section| section.get(key));
@@ -41,8 +41,8 @@ pub(super) fn warn_of_near_names(env: &Environment, tree: &Mapping, reader: &mut
     }
 }
 
-/// Reports every variable that begins like dripline's own and is none of them. Must follow the
-/// reading, after which all keys are known.
+/// Reports every unknown variable that begins with `DRIPLINE_`. Call it after all sections are read,
+/// when all keys are known.
 pub(super) fn refuse_unknown(env: &Environment, reader: &Reader) {
     let known = reader.known();
     for (name, value) in env.iter() {
@@ -58,7 +58,7 @@ pub(super) fn refuse_unknown(env: &Environment, reader: &Reader) {
                      remove it"
                 .to_owned(),
         };
-        reader.fail_from(name, Where::File, message);
+        reader.fail_from(name, Origin::File, message);
     }
 }
 
@@ -82,7 +82,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
     of_service || of_port || (name.ends_with("_PORT") && is_link(value))
 }
 
-/// The candidate that `name` is, if underscores are not counted, or of which it is two edits at most.
+/// The candidate that is at most two edits away from `name`, underscores not counted.
 fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
     let bare = |name: &str| name.replace('_', "").to_uppercase();
     let name = bare(name);

@@ -1,12 +1,12 @@
-//! The configuration: one YAML file and the environment become a [`Config`] that can run, or every
-//! error at once, each with its key path and what would be right.
+//! The configuration: one YAML file and the environment become a [`Config`] that can run, or the
+//! list of all errors, each with its key path and what would be right.
 //!
 //! Invariant: a [`Config`] is valid by construction. Its certificates are read and fit their keys,
 //! its numbers are in range, no two listeners want one address. Nothing later checks them again.
 //!
 //! What the user wrote stays a YAML tree (`file` parses it, `env` lays the environment over it,
-//! `section` and `field` read it); what it means is in one file a section, and `assemble` calls them
-//! all. Domains own their settings' types and import nothing from here. This room opens files but no
+//! `section` and `field` read it). One file for each section says what it means, and `assemble` calls
+//! them all. Domains own their settings' types and import nothing from here. This room opens files but no
 //! socket, and reads no process-wide state.
 //!
 //! # A new key
@@ -55,7 +55,7 @@ use std::net::SocketAddr;
 use serde_yaml::Mapping;
 
 pub use crate::logging::Format as LogFormat;
-pub use error::{ConfigError, ConfigErrors, Where};
+pub use error::{ConfigError, ConfigErrors, Origin};
 pub use listen::Listener;
 pub use listener_tls::ListenerTls;
 pub use s3::S3;
@@ -71,13 +71,13 @@ use reader::Reader;
 pub struct Config {
     /// Device listeners; at least one, unless there is a forward proxy.
     pub listen: Vec<Listener>,
-    /// Where objects come from; there if anything listens for devices.
+    /// The bucket; Some if there is a device listener.
     pub s3: Option<S3>,
-    /// How responses drip.
+    /// How responses are sent.
     pub drip: crate::drip::Settings,
-    /// How kinds of devices are served; the default one is `drip`.
+    /// How kinds of devices are served; the default profile is `drip`.
     pub profiles: Profiles,
-    /// Where objects are kept while devices read them; None if switched off.
+    /// The spool; None if it is switched off.
     pub spool: Option<crate::spool::Settings>,
     /// Uploads; None if they are switched off.
     pub uploads: Option<Uploads>,
@@ -85,13 +85,13 @@ pub struct Config {
     pub shaping: Option<crate::shape::Settings>,
     /// The connections to S3.
     pub upstream: crate::s3::upstream::Settings,
-    /// The forward proxy; None if not wanted.
+    /// The forward proxy; None if there is none.
     pub forward_proxy: Option<crate::forward_proxy::Settings>,
-    /// What clients may take.
+    /// The limits of clients.
     pub limits: crate::limits::Settings,
     /// Metrics and readiness, always on loopback; None if switched off.
     pub admin: Option<SocketAddr>,
-    /// Liveness and readiness alone, for an orchestrator; None if not wanted.
+    /// Only liveness and readiness, for an orchestrator; None if there is no such listener.
     pub health: Option<SocketAddr>,
     /// How log lines are written.
     pub log: LogFormat,
@@ -101,7 +101,7 @@ pub struct Config {
     pub drain: crate::lifecycle::Settings,
     /// How the process is upgraded.
     pub upgrade: crate::upgrade::Settings,
-    /// What runs but should be known, one sentence each.
+    /// Warnings, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -110,8 +110,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Every error of all sources. If one of them cannot be read, what would be missing without it
-    /// is not counted.
+    /// Every error of all sources. If a source cannot be read, missing keys are not reported.
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::default();
         let (tree, env) = tree(sources, &mut reader);
@@ -123,8 +122,8 @@ impl Config {
     }
 }
 
-/// The admin and the health listener's addresses, whatever else is configured: for asking a daemon
-/// that runs with more than the asker was given.
+/// The addresses of the admin and the health listener, without checking any other key: a health check
+/// may run with fewer variables and files than the daemon.
 ///
 /// # Errors
 ///
@@ -139,7 +138,7 @@ pub fn report_addresses(
     Ok(addresses)
 }
 
-/// What all sources say together.
+/// The file's tree with the variables laid over it, and the variables.
 fn tree(sources: &Sources, reader: &mut Reader) -> (Mapping, Environment) {
     let mut tree = sources.file.as_deref().map(|path| file::file(path, reader)).unwrap_or_default();
     let env = Environment::gather(sources, reader);

@@ -13,11 +13,11 @@ use super::field::Field;
 use super::listen::Listener;
 use super::section::Section;
 use crate::drip;
-use crate::profile::{Bounds, Match, Profile, Profiles, TrustedHeader};
+use crate::profile::{Bounds, Criteria, Profile, Profiles, TrustedHeader};
 use crate::tls::record::ChunkSize;
 use crate::units::{ByteSize, Wait};
 
-/// The name of the profile that `drip` itself is.
+/// The name of the default profile, which `drip` describes.
 const DEFAULT: &str = "default";
 
 /// Reads `profiles`.
@@ -41,7 +41,7 @@ pub(super) fn profiles(
     }
     let default = Profile {
         name: DEFAULT.to_owned(),
-        matches: Match::default(),
+        criteria: Criteria::default(),
         drip: default.clone(),
         fill: false,
         bounds: None,
@@ -70,14 +70,14 @@ fn profile(
             None
         }
     };
-    let matches = match section.take("match") {
+    let criteria = match section.take("match") {
         Some(field) => criteria(field, listeners),
         None => {
             section.missing(
                 "match",
                 "missing; write whom the profile is for, such as {key_prefix: firmware/nrf/}",
             );
-            Match::default()
+            Criteria::default()
         }
     };
     let drip = drip::Settings {
@@ -90,10 +90,10 @@ fn profile(
     let fill = section.flag("fill", false);
     let bounds = section.take("bounds").map(|field| bounds(field.section(), &drip));
     section.finish(&[]);
-    Some(Profile { name: name?, matches, drip, fill, bounds })
+    Some(Profile { name: name?, criteria, drip, fill, bounds })
 }
 
-fn criteria(field: Field<'_>, listeners: &[Listener]) -> Match {
+fn criteria(field: Field<'_>, listeners: &[Listener]) -> Criteria {
     let (reader, at) = (field.reader(), field.at.clone());
     let errors = reader.error_count();
     let mut section = field.section();
@@ -121,16 +121,16 @@ fn criteria(field: Field<'_>, listeners: &[Listener]) -> Match {
     let headers = section.take("header").map(header_patterns).unwrap_or_default();
     let clients = section.take("client").map(Field::networks).unwrap_or_default();
     section.finish(&[]);
-    let matches = Match { listener, server_name, key_prefix, headers, clients };
-    if matches.is_empty() && reader.error_count() == errors {
+    let criteria = Criteria { listener, server_name, key_prefix, headers, clients };
+    if criteria.is_empty() && reader.error_count() == errors {
         reader
             .fail(&at, "is empty; name at least one of listener, sni, key_prefix, header, client");
     }
-    matches
+    criteria
 }
 
 /// A map of header names to the values they must have.
-fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::Pattern)> {
+fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::ValuePattern)> {
     let mut patterns = Vec::new();
     for (name, value) in field.entries().unwrap_or_default() {
         let Some(text) = value.text() else { continue };
@@ -142,7 +142,7 @@ fn header_patterns(field: Field<'_>) -> Vec<(HeaderName, crate::profile::Pattern
     patterns
 }
 
-/// Reads `bounds`: pairs of the least and the most. What is left out stays as the profile has it.
+/// Reads `bounds`: pairs of the least and the most. What is left out keeps the profile's value.
 fn bounds(mut section: Section<'_>, drip: &drip::Settings) -> Bounds {
     let chunk = section.take("chunk_size").and_then(|field| {
         let convert = |field: &Field<'_>| {

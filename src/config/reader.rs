@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::{ConfigError, ConfigErrors, Where};
+use super::error::{ConfigError, ConfigErrors, Origin};
 
 /// Collects errors and warnings, and knows which variable a value came from.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(super) struct Reader {
     origins: BTreeMap<String, String>,
     /// Key path → a variable that looks as if it set it, and does not.
     unread: BTreeMap<String, String>,
-    /// Set when a source could not be read in full: what is missing may be in the lost part.
+    /// Set when a source could not be read completely: a missing key may be in the lost part.
     pub(super) incomplete: bool,
     /// Every key path that was asked for, list indices left out.
     known: RefCell<BTreeSet<String>>,
@@ -29,13 +29,14 @@ impl Reader {
         self.fail_from(at, self.origin(at), message);
     }
 
-    /// Keeps an error whose source is known to the caller.
-    pub(super) fn fail_from(&self, at: &str, source: Where, message: impl Into<String>) {
+    /// Keeps an error whose origin the caller knows.
+    pub(super) fn fail_from(&self, at: &str, source: Origin, message: impl Into<String>) {
         let error = ConfigError { at: at.to_owned(), source, message: message.into() };
         self.errors.borrow_mut().push(error);
     }
 
-    /// Keeps an error about something that should be there, unless it may have been lost.
+    /// Keeps an error about something that is missing, unless it may be in a source that could not be
+    /// read.
     pub(super) fn missing(&self, at: &str, message: impl Into<String>) {
         if self.incomplete {
             return;
@@ -44,7 +45,7 @@ impl Reader {
         if let Some(name) = self.unread.get(at) {
             message = format!("{message} ({name} is not read)");
         }
-        self.fail_from(at, Where::File, message);
+        self.fail_from(at, Origin::File, message);
     }
 
     /// How many errors there are so far.
@@ -67,12 +68,12 @@ impl Reader {
         self.unread.insert(at, variable.to_owned());
     }
 
-    /// The variable that set `at`, something around it or, failing that, something in it.
-    pub(super) fn origin(&self, at: &str) -> Where {
+    /// The variable that set `at`, or the section around it, or else something in it.
+    pub(super) fn origin(&self, at: &str) -> Origin {
         let mut path = at;
         loop {
             if let Some(name) = self.origins.get(path) {
-                return Where::Variable(name.clone());
+                return Origin::Variable(name.clone());
             }
             match path.rfind(['.', '[']) {
                 Some(end) => path = &path[..end],
@@ -81,8 +82,8 @@ impl Reader {
         }
         let inside = format!("{at}.");
         match self.origins.range(inside.clone()..).next() {
-            Some((path, name)) if path.starts_with(&inside) => Where::Variable(name.clone()),
-            _ => Where::File,
+            Some((path, name)) if path.starts_with(&inside) => Origin::Variable(name.clone()),
+            _ => Origin::File,
         }
     }
 

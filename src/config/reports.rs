@@ -1,4 +1,4 @@
-//! `admin` and `health`: where the process reports on itself.
+//! `admin` and `health`: the listeners for metrics, liveness and readiness.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use super::claims::Claims;
 use super::field::Field;
 use super::section::Section;
 
-/// Where metrics and readiness are served without any configuration.
+/// The default address of metrics and readiness.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
 
 /// Reads `admin`; None if it is switched off or wrong.

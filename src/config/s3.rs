@@ -9,7 +9,7 @@ use super::field::Field;
 use super::section::Section;
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
 
-/// Where objects come from.
+/// The bucket, and how its host is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3 {
     /// The bucket, and the host that serves it.

@@ -1,10 +1,10 @@
 //! Reads a tree of YAML key by key.
 //!
 //! A [`Section`] hands out the keys that it is asked for; [`Section::finish`] reports what is left
-//! over. A value that is wrong is reported where it stands and replaced by its default, so that
-//! reading goes on: the result counts only if no error was kept.
+//! over. A wrong value is reported at its key path and replaced by its default, so that reading
+//! continues: the result may be used only if no error was kept.
 //!
-//! This file knows the types of values but no key's name.
+//! This file must not know any key.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -46,12 +46,12 @@ pub(super) struct Section<'r> {
     at: String,
     map: Mapping,
     known: Vec<&'static str>,
-    /// The value was no map; that is reported, and nothing in it counts as missing.
+    /// The value was no map. That is reported, and no key in it is reported as missing.
     broken: bool,
 }
 
 impl<'r> Section<'r> {
-    /// The section at `at`. Without a map there was none, which must have been reported.
+    /// The section at `at`. No map means that the value was none, which must have been reported.
     pub(super) fn new(reader: &'r Reader, at: String, map: Option<Mapping>) -> Self {
         let broken = map.is_none();
         Section { reader, at, map: map.unwrap_or_default(), known: Vec::new(), broken }
@@ -67,7 +67,7 @@ impl<'r> Section<'r> {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
-    /// Takes `key` out, if it is there at all; its value may be null.
+    /// Takes `key` out, if it is present; its value may be null.
     pub(super) fn take_any(&mut self, key: &'static str) -> Option<Field<'r>> {
         let at = self.path(key);
         self.reader.note_known(&at);
@@ -76,12 +76,12 @@ impl<'r> Section<'r> {
         Some(Field::new(self.reader, at, value))
     }
 
-    /// Takes `key` out, if it has a value. A null (`key:` with nothing behind it) is none.
+    /// Takes `key` out, if it has a value. Null (`key:` with nothing after it) is no value.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'r>> {
         self.take_any(key).filter(|field| !field.is_null())
     }
 
-    /// Whether `path`, keys in keys, has a value that does not switch it off. Nothing is taken.
+    /// Whether `path`, one key for each level, has a value other than `off`. Takes nothing out.
     pub(super) fn holds(&self, path: &[&str]) -> bool {
         let first = path.first().and_then(|key| self.map.get(*key));
         let inner = path.iter().skip(1).fold(first, |value, key| value?.get(*key));
@@ -182,7 +182,7 @@ impl<'r> Section<'r> {
         })
     }
 
-    /// Keeps an error for a key that is missing, unless this whole section is already reported.
+    /// Keeps an error for a missing key, unless the whole section is already reported.
     pub(super) fn missing(&self, key: &str, message: impl Into<String>) {
         if !self.broken {
             self.reader.missing(&self.path(key), message);
@@ -213,8 +213,8 @@ impl<'r> Section<'r> {
     }
 }
 
-/// The candidate that `name` is probably a slip of: at most two edits away, and less than half of
-/// it changed.
+/// The candidate that was probably meant by `name`: at most two edits away, with less than half of it
+/// changed.
 fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a &'static str>,

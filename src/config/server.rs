@@ -1,4 +1,4 @@
-//! `server`: the process, its threads, its drains and its upgrades. Each has an owner of its own.
+//! `server`: threads, drains and upgrades. Each has settings in the domain that it belongs to.
 
 use std::path::PathBuf;
 

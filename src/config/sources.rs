@@ -1,4 +1,4 @@
-//! The places that a configuration is read from.
+//! The sources of a configuration: a file and the environment.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,9 +8,9 @@ use std::path::PathBuf;
 pub struct Sources {
     /// The YAML file, if there is one.
     pub file: Option<PathBuf>,
-    /// A file of `NAME=value` lines. The environment goes before it.
+    /// A file of `NAME=value` lines. The environment takes precedence over it.
     pub env_file: Option<PathBuf>,
-    /// The environment; nothing else of it is ever read.
+    /// The environment. The process's own is not read anywhere else.
     pub env: Vec<(String, String)>,
 }
 

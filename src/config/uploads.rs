@@ -1,4 +1,4 @@
-//! `uploads`: PUT, and the class that holds it back.
+//! `uploads`: whether PUT is served, and the class that limits it.
 
 use std::sync::Arc;
 

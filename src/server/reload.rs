@@ -1,8 +1,8 @@
-//! A new configuration for a running server: certificates, profiles, limits and timeouts are put in
-//! place for new handshakes and requests; of everything else it is told that it takes an upgrade.
+//! A new configuration for a running server: certificates, profiles, limits and timeouts apply to new
+//! handshakes and requests. Keys that cannot change in a running process are reported to the caller.
 //!
-//! Invariants: what is running keeps what it began with, but for the rates of classes. Nothing goes
-//! unshaped because its class is one that only the next process will have.
+//! Invariants: running transfers keep their settings, except the rates of classes. A new setting that
+//! names a class which the running tree lacks is not applied, so that nothing is sent unshaped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::shape::{Shaper, TreeError};
 use crate::tls::reload::Reloading;
 use crate::upgrade;
 
-/// Puts new configurations in place.
+/// Applies new configurations.
 pub struct Reloader {
-    /// What the server was started with.
+    /// The configuration that the server was started with.
     running: Config,
     profiles: Profiling,
     settings: Shared,
@@ -44,8 +44,7 @@ impl Reloader {
         Self { running, profiles, settings, limiter, shaper, tunnels, tls }
     }
 
-    /// Puts in place what can be of `config`, which is valid. Returns the keys whose new values need
-    /// an upgrade.
+    /// Applies what can change in a running process. Returns the keys whose new values need an upgrade.
     pub fn apply(&self, config: Config) -> Vec<&'static str> {
         self.settings.store(Arc::new(config.drain));
         self.limiter.set(config.limits);
@@ -54,7 +53,7 @@ impl Reloader {
             (None, None) => Ok(()),
             _ => Err(TreeError::Structure),
         };
-        // Of the running tree, which may have refused the new one.
+        // The running tree counts: it may have refused the new one.
         let known = |class| self.shaper.as_ref().is_some_and(|shaper| shaper.has_leaf(class));
         let profiles_fit = config.profiles.classes().all(known);
         if profiles_fit {
@@ -68,7 +67,7 @@ impl Reloader {
             let Some(tls) = config.listen.iter().find(same).and_then(|l| l.tls.as_ref()) else {
                 continue;
             };
-            // One that is made up anew each time would be no better than the one in use.
+            // A new self-signed certificate is no better than the one in use.
             let identities = (!tls.self_signed).then_some(&tls.identities[..]);
             let done = reloading.renew(identities, &tls.files, tls.tickets, tls.mfl_prefers_tls12);
             if let Err(e) = done {

@@ -15,18 +15,34 @@ fn clients_of_the_forward_proxy_may_have_classes_of_their_own() {
 
     let at = "forward_proxy.classes";
     for (classes, expected) in [
-        ("[{class: desk}]", format!("{at}[0].clients: missing; write the networks")),
+        (
+            "[{class: desk}]",
+            format!("{at}[0].clients: missing; write the networks whose tunnels the class is for"),
+        ),
         (
             "[{clients: [], class: desk}]",
             format!("{at}[0].clients: is empty; nobody could be counted here"),
         ),
-        ("[{clients: [10.0.0.0/8]}]", format!("{at}[0].class: missing; write a class")),
-        ("[{clients: [10.0.0.0/8], class: up}]", format!("{at}[0].class: `up` has children")),
-        ("[{clients: [10.0.0.0/8], class: desc}]", format!("{at}[0].class: ")),
-        ("[{clients: [10.0.0.0/8], class: desk, rate: 1}]", format!("{at}[0].rate: ")),
+        (
+            "[{clients: [10.0.0.0/8]}]",
+            format!("{at}[0].class: missing; write a class of shaping.classes"),
+        ),
+        (
+            "[{clients: [10.0.0.0/8], class: up}]",
+            format!(
+                "{at}[0].class: `up` has children, and only a class without any can be fed; write one of desk, rest"
+            ),
+        ),
+        (
+            "[{clients: [10.0.0.0/8], class: desc}]",
+            format!("{at}[0].class: there is no class `desc`; write one of desk, rest"),
+        ),
+        (
+            "[{clients: [10.0.0.0/8], class: desk, rate: 1}]",
+            format!("{at}[0].rate: unknown key; remove it"),
+        ),
     ] {
-        let errors = errors(&proxy(classes));
-        assert!(errors[0].starts_with(&expected), "{classes}: {errors:?}");
+        assert_eq!(errors(&proxy(classes)), [expected], "{classes}");
     }
 }
 

@@ -97,7 +97,7 @@ fn text(pem: &[u8]) -> &str {
     std::str::from_utf8(pem).unwrap()
 }
 
-/// Where objects come from.
+/// The bucket's settings.
 fn s3(config: &Config) -> &S3 {
     config.s3.as_ref().expect("a bucket")
 }
@@ -140,7 +140,8 @@ fn every_key_reaches_the_configuration() {
              drip: {{chunk_size: 1KiB, wait: 0, response_headers: [x-amz-meta-*, X-Amz-Version-Id]}}\n\
              upstream: {{connect_timeout: 1s, response_timeout: 2s, idle_timeout: 3s, recv_buffer: 4KiB}}\n\
              admin: {{addr: '[::1]:9100'}}\nhealth: {{addr: '0.0.0.0:9101'}}\n\
-             log: {{format: json}}\nserver: {{threads: 3, drain_timeout: 1h30m}}\n"
+             log: {{format: json}}\nserver: {{threads: 3, drain_timeout: 1h30m, shutdown_delay: 1s, upgrade_drain_timeout: 2s, upgrade_timeout: 3s, \
+             upgrade_sock: /a/b}}\n"
         ))
         .load();
     assert_eq!(config.listen.len(), 2);
@@ -163,9 +164,14 @@ fn every_key_reaches_the_configuration() {
     assert_eq!(config.health, Some("0.0.0.0:9101".parse().unwrap()));
     assert_eq!(config.log, LogFormat::Json);
     assert_eq!(config.threads, 3);
-    let drain_timeout = Duration::from_secs(5400);
-    assert_eq!(config.drain, lifecycle::Settings { drain_timeout, ..Default::default() });
-    assert_eq!(config.upgrade, upgrade::Settings::default());
+    let drain = lifecycle::Settings {
+        shutdown_delay: Duration::from_secs(1),
+        drain_timeout: Duration::from_secs(5400),
+        upgrade_drain_timeout: Duration::from_secs(2),
+    };
+    assert_eq!(config.drain, drain);
+    let (timeout, sock) = (Duration::from_secs(3), Some("/a/b".into()));
+    assert_eq!(config.upgrade, upgrade::Settings { timeout, sock });
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 

@@ -32,10 +32,10 @@ fn a_profile_has_what_it_says_and_the_rest_from_drip() {
     assert_eq!(config.warnings, Vec::<String>::new());
     let [a, b] = &config.profiles.list[..] else { panic!("two profiles") };
     assert_eq!((a.drip.chunk_size.bytes(), a.drip.wait.as_millis(), a.fill), (512, 100, false));
-    assert_eq!(a.matches.server_name.as_deref(), Some("a.example"));
-    assert_eq!(a.matches.clients.to_string(), "192.0.2.1/32");
+    assert_eq!(a.criteria.server_name.as_deref(), Some("a.example"));
+    assert_eq!(a.criteria.clients.to_string(), "192.0.2.1/32");
     assert_eq!((b.drip.chunk_size.bytes(), b.drip.wait.as_millis(), b.fill), (4096, 1000, true));
-    assert_eq!((b.drip.response_headers.len(), b.matches.headers.len()), (1, 1));
+    assert_eq!((b.drip.response_headers.len(), b.criteria.headers.len()), (1, 1));
     let bounds = b.bounds.as_ref().unwrap();
     assert_eq!(bounds.chunk_size.end().bytes(), 8192);
     assert_eq!(*bounds.wait.end(), Duration::from_secs(2));

@@ -61,7 +61,7 @@ fn what_s3s_own_types_refuse_is_reported_at_its_key() {
     let errors = Config::load(&world.sources).unwrap_err();
     let places: Vec<_> =
         errors.as_slice().iter().map(|e| (e.at.as_str(), e.source.clone())).collect();
-    let variable = |name: &str| Where::Variable(name.to_owned());
+    let variable = |name: &str| Origin::Variable(name.to_owned());
     assert_eq!(
         places,
         [("s3.bucket", variable("S3_BUCKET")), ("s3.region", variable("AWS_REGION"))]
