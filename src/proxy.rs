@@ -1,10 +1,14 @@
-//! One request's life, phase by phase: Pingora calls, this file answers, each phase in a few lines.
+//! One request's life, phase by phase, as Pingora calls it; each phase in a few lines. [`plan`] decides
+//! what becomes of a request, `download` and [`upload`] carry it out, `response` makes S3's response the
+//! client's, `delivery` says how the client is served.
 //!
-//! The filters decide what is to happen and arm the client's [`PacedStream`], which slices and
-//! waits: a filter cannot pace on the uncached path (see [`crate::drip::stream`]).
+//! The filters arm the client's [`PacedStream`], which slices and waits: a filter cannot pace on the
+//! uncached path (see [`crate::drip::stream`]).
 //!
 //! Invariants: S3's status and body are relayed as they are; nothing that S3's signature covers is
 //! changed on the way; a query string, which holds signatures, is never logged.
+//!
+//! This room must not know the configuration file.
 
 mod context;
 mod delivery;
@@ -109,8 +113,8 @@ impl ProxyHttp for DripProxy {
         Context::default()
     }
 
-    /// Called for the first request as well. From here on a drain waits for this request, while S3
-    /// has not answered yet too.
+    /// Called for the first request of a connection too. A drain waits for the request from here on, also
+    /// while S3 has not answered.
     fn on_connection_reuse(
         &self,
         _: &mut Session,
@@ -201,7 +205,7 @@ impl ProxyHttp for DripProxy {
         Ok(Box::new(self.upstream.peer(address, ctx.s3.valve.as_ref())))
     }
 
-    /// Lets go of a pooled connection on which S3 has said something unasked: the next one is tried.
+    /// Drops a pooled connection on which S3 has sent something unasked; the next one is tried.
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
@@ -211,10 +215,14 @@ impl ProxyHttp for DripProxy {
         _: Option<&Digest>,
         _: &mut Context,
     ) -> Result<()> {
+        // A new connection may have no descriptor to show: -1.
+        if !reused {
+            return Ok(());
+        }
         // SAFETY: Pingora calls this while it holds the connection, so the descriptor is open meanwhile.
         #[expect(unsafe_code, reason = "Pingora shows a connection's socket as a number alone")]
-        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-        if !reused || is_quiet(socket) {
+        let socket = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
+        if socket.is_some_and(is_quiet) {
             return Ok(());
         }
         let mut e = Error::explain(ReadError, "S3 sent something unasked for").into_up();
@@ -309,7 +317,7 @@ impl ProxyHttp for DripProxy {
             Some(response) if !begun => {
                 let error_code = response.status().as_u16();
                 warn!(key = ctx.request.key.as_str(), status = error_code; "{cause}");
-                // The request may not have been read to its end.
+                // The request's body may not have been read to its end.
                 session.set_keepalive(None);
                 if self.send_own(session, ctx, response).await.is_ok() {
                     session.as_downstream_mut().shutdown().await;
@@ -335,14 +343,14 @@ impl ProxyHttp for DripProxy {
         let closes = session.get_keepalive().is_none() || reuses == Some(0);
         ctx.detach(closes);
         if closes {
-            // With it Pingora would close whatever is set here.
+            // This header would make Pingora close the connection whatever is set here.
             session.req_header_mut().remove_header(&header::CONNECTION);
             session.set_keepalive(Some(0));
             session.set_keepalive_reuses_remaining(None);
         }
     }
 
-    /// Hands what is left to do to `http1::connection`, not to the next request.
+    /// Hands the body that goes on to `http1::connection`, not to the next request.
     fn persist_connection_context(
         &self,
         _: &Session,
@@ -351,12 +359,12 @@ impl ProxyHttp for DripProxy {
         ctx.take_detached().map(|rest| rest as _)
     }
 
-    // What failed is logged by `fail_to_proxy`; Pingora's own lines would repeat it.
+    // `fail_to_proxy` logs failures; Pingora's own lines would repeat them.
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         true
     }
 
-    // Pingora's default holds the query, and with it the signature.
+    // Pingora's default has the query in it, and with it the signature.
     fn request_summary(&self, _: &Session, ctx: &Context) -> String {
         format!("{} {}", ctx.request.method, ctx.request.key)
     }

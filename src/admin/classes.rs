@@ -1,6 +1,6 @@
-//! /api/classes: the class tree as JSON, and changes of it.
+//! /api/classes: reads the class tree as JSON, and changes it.
 //!
-//! Rates are texts as in the configuration (`5Mbit`), so that what was read can be sent back.
+//! A rate is text as in the configuration (`5Mbit`), so a value that was read can be sent back.
 
 use std::fmt;
 
@@ -10,26 +10,26 @@ use percent_encoding::percent_decode_str;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 
-use super::Answer;
+use super::AdminResponse;
 use crate::shape::{Change, ClassReport, Priority, Shaper};
 use crate::units::Rate;
 
-/// Where all of it is.
+/// The path of the list; a class is at `/api/classes/<name>`.
 const PATH: &str = "/api/classes";
 
-/// Answers a request below `/api/classes`; None if the path is another.
+/// Answers a request for `/api/classes` or a path below it; None for any other path.
 pub(super) fn answer(
     shaper: Option<&Shaper>,
     method: &Method,
     path: &str,
     body: &[u8],
-) -> Option<Answer> {
+) -> Option<AdminResponse> {
     let rest = path.strip_prefix(PATH)?;
     let Some(name) = rest.strip_prefix('/').filter(|name| !name.is_empty()) else {
         return matches!(rest, "" | "/").then(|| list(shaper, method));
     };
     let name = percent_decode_str(name).decode_utf8().ok();
-    let unknown = || Answer::error(StatusCode::NOT_FOUND, "there is no such class");
+    let unknown = || AdminResponse::error(StatusCode::NOT_FOUND, "there is no such class");
     let known = |name: &str| shaper?.report().into_iter().find(|class| *class.name == *name);
     let Some((shaper, name)) = shaper.zip(name).filter(|(_, name)| known(name).is_some()) else {
         return Some(unknown());
@@ -37,27 +37,30 @@ pub(super) fn answer(
     if *method == Method::PATCH {
         let changed = change(body).and_then(|change| {
             let done = shaper.change(&name, &change).map_err(|e| e.to_string());
-            done.inspect(|()| info!("admin: class {name} is changed: {}", described(&change)))
+            done.inspect(|()| info!("admin: class {name} is changed: {}", describe(&change)))
         });
         if let Err(message) = changed {
-            return Some(Answer::error(StatusCode::BAD_REQUEST, &message));
+            return Some(AdminResponse::error(StatusCode::BAD_REQUEST, &message));
         }
-    } else if !super::reads(method) {
-        return Some(Answer::not_allowed("GET, HEAD, PATCH"));
+    } else if !super::is_read(method) {
+        return Some(AdminResponse::not_allowed("GET, HEAD, PATCH"));
     }
-    Some(known(&name).map_or_else(unknown, |class| Answer::json(StatusCode::OK, &shown(&class))))
+    Some(
+        known(&name)
+            .map_or_else(unknown, |class| AdminResponse::json(StatusCode::OK, &to_json(&class))),
+    )
 }
 
-fn list(shaper: Option<&Shaper>, method: &Method) -> Answer {
-    if !super::reads(method) {
-        return Answer::not_allowed("GET, HEAD");
+fn list(shaper: Option<&Shaper>, method: &Method) -> AdminResponse {
+    if !super::is_read(method) {
+        return AdminResponse::not_allowed("GET, HEAD");
     }
     let classes: Vec<_> =
-        shaper.map(Shaper::report).unwrap_or_default().iter().map(shown).collect();
-    Answer::json(StatusCode::OK, &json!({ "classes": classes }))
+        shaper.map(Shaper::report).unwrap_or_default().iter().map(to_json).collect();
+    AdminResponse::json(StatusCode::OK, &json!({ "classes": classes }))
 }
 
-fn shown(class: &ClassReport) -> Value {
+fn to_json(class: &ClassReport) -> Value {
     let text = |rate: Option<Rate>| rate.map(|rate| rate.to_string());
     json!({
         "name": &*class.name,
@@ -77,7 +80,7 @@ fn shown(class: &ClassReport) -> Value {
     })
 }
 
-/// Reads what is to be changed: a JSON object of at least one known key, none twice.
+/// Parses the body of a PATCH: a JSON object with at least one known key and no key twice.
 fn change(body: &[u8]) -> Result<Change, String> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let entries = json.deserialize_map(Entries).and_then(|entries| json.end().map(|()| entries));
@@ -118,7 +121,8 @@ fn change(body: &[u8]) -> Result<Change, String> {
     Ok(change)
 }
 
-fn described(change: &Change) -> String {
+/// The change for the log: `max_limit 5Mbit, priority 3`.
+fn describe(change: &Change) -> String {
     let limit_at = change.limit_at.map(|rate| format!("limit_at {rate}"));
     let max_limit = change.max_limit.map(|max| match max {
         Some(rate) => format!("max_limit {rate}"),
@@ -129,7 +133,8 @@ fn described(change: &Change) -> String {
     all.join(", ")
 }
 
-/// The entries of a JSON object as they were written: serde_json's own map keeps the last of two.
+/// The entries of a JSON object in order. serde_json's own map would drop the first of two entries with
+/// one key.
 struct Entries;
 
 impl<'de> Visitor<'de> for Entries {
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_takes_hold_and_is_shown() {
+    fn a_change_takes_effect_and_is_shown() {
         let shaper = shaper();
         let body = r#"{"max_limit": "5MiB/s", "limit_at": "2Mbit", "priority": 3}"#;
         let (status, class) = ask(&shaper, Method::PATCH, BULK, body);
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_change_changes_nothing_and_says_why() {
+    fn an_invalid_change_changes_nothing_and_says_why() {
         let shaper = shaper();
         for (body, message) in [
             (
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn other_methods_are_told_which_ones_work() {
+    fn other_methods_get_a_405_with_allow() {
         let shaper = shaper();
         for (method, path, allow) in [
             (Method::DELETE, BULK, "GET, HEAD, PATCH"),

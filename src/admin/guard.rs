@@ -1,16 +1,16 @@
-//! Whether a request to the API comes from an operator, and not from a web page in the operator's
-//! browser: a page of any site may send requests to loopback addresses, and one whose name was made to
-//! resolve to one may read the answers (DNS rebinding).
+//! Refuses requests to the API that a web page in an operator's browser may have sent. A page of any
+//! site can send requests to loopback addresses, and a site whose name resolves to a loopback address
+//! can also read the responses (DNS rebinding).
 //!
-//! Invariants: the Host that was asked for is a loopback name or address or the configured one; an
-//! Origin, which browsers send along (RFC 6454 §7), is that same host.
+//! Invariants: Host is a loopback name, a loopback address or the configured address. Origin, which
+//! browsers add (RFC 6454 §7), names the same host and port.
 
 use std::net::IpAddr;
 
 use http::uri::Authority;
 use http::{HeaderMap, header};
 
-/// Why a request is refused, for its sender.
+/// Why a request is refused, as its sender is told; None if it is allowed.
 pub(super) fn refusal(headers: &HeaderMap, configured: IpAddr) -> Option<&'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -29,7 +29,7 @@ pub(super) fn refusal(headers: &HeaderMap, configured: IpAddr) -> Option<&'stati
     (!fits).then_some("requests of other sites' pages are refused: Origin must be the Host")
 }
 
-/// Whether a Host is this listener's. Its port may be that of a tunnel.
+/// Whether a Host is this listener's. Any port will do: operators may reach it through a tunnel.
 fn is_own(host: &str, configured: IpAddr) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     if authority.as_str().contains('@') {

@@ -1,8 +1,10 @@
-//! What operators and load balancers ask: /healthz (the process is up), /readyz (new clients are
-//! welcome), /metrics (Prometheus text), /api/classes (the class tree, JSON).
+//! HTTP for operators and load balancers: /healthz (the process is up), /readyz (new clients are
+//! accepted), /metrics (Prometheus text), /api/classes (the class tree, JSON).
 //!
-//! It reads states and counters, and changes the rates of classes for whoever is no web page
-//! (see `guard`); it must not know of S3, drips or the configuration file.
+//! It reads states and counters, and changes the rates of classes. Invariant: a page of another site
+//! in an operator's browser can use no part of the API (`guard`).
+//!
+//! This room must not know of S3, of drips or of the configuration file.
 
 mod classes;
 mod guard;
@@ -20,16 +22,16 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::shape::Shaper;
 
-/// The most bytes of a request's body: a change of a class has a hundred.
+/// The most bytes of a request's body. A change of a class has about a hundred.
 const MAX_BODY: usize = 4 << 10;
 
-/// How long a request's body may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The answers of one admin or health listener.
+/// What one admin or health listener serves.
 pub struct Admin {
     lifecycle: Lifecycle,
-    /// None on a health listener, which anybody may reach.
+    /// None for a health listener, which clients other than operators may reach.
     operator: Option<Operator>,
 }
 
@@ -37,12 +39,12 @@ pub struct Admin {
 struct Operator {
     metrics: Metrics,
     shaper: Option<Arc<Shaper>>,
-    /// The listener's address, by which it may be asked beside loopback ones.
+    /// The listener's address: besides loopback, the one that a Host header may name.
     addr: IpAddr,
 }
 
 impl Admin {
-    /// Everything, for a listener at `addr` that only operators reach.
+    /// All endpoints, for a listener at `addr` that only operators reach.
     #[must_use]
     pub fn new(
         lifecycle: Lifecycle,
@@ -53,33 +55,38 @@ impl Admin {
         Self { lifecycle, operator: Some(Operator { metrics, shaper, addr }) }
     }
 
-    /// /healthz and /readyz alone.
+    /// Only /healthz and /readyz.
     #[must_use]
     pub fn health(lifecycle: Lifecycle) -> Self {
         Self { lifecycle, operator: None }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Answer {
+    fn answer(&self, method: &Method, path: &str) -> AdminResponse {
         match (path, &self.operator) {
-            _ if !reads(method) => Answer::not_allowed("GET, HEAD"),
-            ("/healthz", _) => Answer::text(StatusCode::OK, "up\n"),
-            ("/readyz", _) if self.lifecycle.is_ready() => Answer::text(StatusCode::OK, "ready\n"),
-            ("/readyz", _) if self.lifecycle.is_draining() => {
-                Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            _ if !is_read(method) => AdminResponse::not_allowed("GET, HEAD"),
+            ("/healthz", _) => AdminResponse::text(StatusCode::OK, "up\n"),
+            ("/readyz", _) if self.lifecycle.is_ready() => {
+                AdminResponse::text(StatusCode::OK, "ready\n")
             }
-            ("/readyz", _) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            ("/readyz", _) if self.lifecycle.is_draining() => {
+                AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
+            ("/readyz", _) => AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             ("/metrics", Some(operator)) => {
                 if let Some(shaper) = &operator.shaper {
                     shaper.update_metrics();
                 }
-                Answer { body: operator.metrics.text(), ..Answer::text(StatusCode::OK, "") }
+                AdminResponse {
+                    body: operator.metrics.text(),
+                    ..AdminResponse::text(StatusCode::OK, "")
+                }
             }
-            _ => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
+            _ => AdminResponse::text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }
 
-    /// Answers a request to the API; None if it is none.
-    async fn api(&self, session: &mut ServerSession) -> Option<Answer> {
+    /// Answers a request below /api/; None for another path.
+    async fn api(&self, session: &mut ServerSession) -> Option<AdminResponse> {
         let operator = self.operator.as_ref()?;
         let request = session.req_header();
         let (method, path) = (request.method.clone(), request.uri.path().to_owned());
@@ -88,9 +95,10 @@ impl Admin {
         }
         if let Some(reason) = guard::refusal(&request.headers, operator.addr) {
             session.set_keepalive(None);
-            return Some(Answer::error(StatusCode::FORBIDDEN, reason));
+            return Some(AdminResponse::error(StatusCode::FORBIDDEN, reason));
         }
-        let body = match (reads(&method), tokio::time::timeout(PATIENCE, body(session)).await) {
+        let body = match (is_read(&method), tokio::time::timeout(BODY_TIMEOUT, body(session)).await)
+        {
             (true, _) => Ok(Vec::new()),
             (false, Ok(body)) => body,
             (false, Err(_)) => Err((StatusCode::REQUEST_TIMEOUT, "the body took too long")),
@@ -99,7 +107,7 @@ impl Admin {
             Ok(body) => body,
             Err((status, reason)) => {
                 session.set_keepalive(None);
-                return Some(Answer::error(status, reason));
+                return Some(AdminResponse::error(status, reason));
             }
         };
         classes::answer(operator.shaper.as_deref(), &method, &path, &body)
@@ -121,22 +129,22 @@ async fn body(session: &mut ServerSession) -> Result<Vec<u8>, (StatusCode, &'sta
     }
 }
 
-/// Whether a method only asks.
-fn reads(method: &Method) -> bool {
+/// Whether a method changes nothing.
+fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// What is answered.
+/// A response of an admin or health listener.
 #[derive(Debug)]
-struct Answer {
+struct AdminResponse {
     status: StatusCode,
     content_type: &'static str,
-    /// The methods that would work (RFC 9110 §10.2.1), if the one that came does not.
+    /// The methods that are allowed (RFC 9110 §10.2.1), if the request's is not.
     allow: Option<&'static str>,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl AdminResponse {
     fn text(status: StatusCode, text: &str) -> Self {
         let content_type = "text/plain; charset=utf-8";
         Self { status, content_type, allow: None, body: text.as_bytes().to_vec() }
@@ -162,7 +170,7 @@ impl Answer {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         if self.lifecycle.is_handed_over() {
-            // The next one is for the successor to answer.
+            // The successor answers the next request.
             session.set_keepalive(None);
         }
         let answer = match self.api(session).await {
@@ -206,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_health_listener_tells_no_more_than_health() {
+    fn a_health_listener_serves_health_alone() {
         let admin = Admin::health(Lifecycle::new());
         assert_eq!(status(&admin, "/metrics"), 404);
         assert_eq!(status(&admin, "/"), 404);

@@ -1,5 +1,5 @@
-//! A device's connection, from the accept to its end: who it is, whether there is room for it, its
-//! handshake, and the conversation.
+//! A device's connection from the accept to its end: its PROXY header, the limits on connections, the TLS
+//! handshake, then HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use pingora_proxy::HttpProxy;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::accept::{Serve, pingoras, prepare};
-use super::{Profiling, StartError, introduction};
+use super::accept::{Serve, prepare, to_pingora};
+use super::{SharedProfiles, StartError, proxy_header};
 use crate::config::ListenerTls;
 use crate::drip::stream::PacedStream;
 use crate::drip::threads::DripThreads;
@@ -44,23 +44,23 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Whether the connection goes on: it is known whose it is, if a load balancer has to say so.
-    async fn introduced(&self, socket: &mut L4Stream) -> bool {
+    /// Reads the PROXY header, if this listener takes one. False if the connection is to be closed.
+    async fn read_proxy_header(&self, socket: &mut L4Stream) -> bool {
         let Some(trusted) = &self.proxy_protocol else { return true };
-        let patience = self.limiter.settings().header_timeout;
-        introduction::introduce(socket, trusted, patience, &self.metrics.connections.proxy_headers)
-            .await
+        let limit = self.limiter.settings().header_timeout;
+        proxy_header::read(socket, trusted, limit, &self.metrics.connections.proxy_headers).await
     }
 
+    /// The connection after its TLS handshake; None if that failed.
     async fn secure(&self, socket: L4Stream) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(Box::new(socket)) };
-        let client = introduction::peer(&socket).map(|peer| peer.ip());
+        let client = proxy_header::peer(&socket).map(|peer| peer.ip());
         let limit = self.limiter.settings().handshake_timeout;
         match tokio::time::timeout(limit, handshake(tls, socket)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(e)) => {
-                // A device that cannot take a handshake record goes without a word, so this is all
-                // that an operator sees of it.
+                // A device that cannot take a handshake record sends no alert, so this line is all that
+                // an operator sees of it.
                 let client = client.map(|ip| ip.to_string()).unwrap_or_default();
                 info!(client = client.as_str(); "TLS handshake failed: {e}");
                 self.metrics.connections.handshake_failures.with_label_values(&["error"]).inc();
@@ -73,9 +73,9 @@ impl Devices {
         None
     }
 
-    /// Ends a connection that is one too many. A TLS client is told by the end alone: a handshake
-    /// for it would cost more than what the limit protects.
-    async fn turn_away(&self, socket: L4Stream, status: StatusCode, reason: &str) {
+    /// Refuses a connection above a limit. A TLS client gets no reason: a handshake to send it would cost
+    /// more than the limit saves.
+    async fn reject(&self, socket: L4Stream, status: StatusCode, reason: &str) {
         if self.tls.is_some() {
             return;
         }
@@ -92,7 +92,7 @@ impl Devices {
 
 /// Returns the connection after its handshake, or why there is none, for the log.
 async fn handshake(tls: &Reloading, socket: L4Stream) -> Result<SslStream<Combined>, String> {
-    let client = introduction::peer(&socket).map(|peer| peer.ip());
+    let client = proxy_header::peer(&socket).map(|peer| peer.ip());
     let ssl = listener::connection(&tls.current(), client);
     let ssl = ssl.map_err(|e| format!("cannot make a TLS connection: {e}"))?;
     let mut stream = SslStream::new(ssl, Combined::new(socket)).map_err(|e| e.to_string())?;
@@ -113,28 +113,28 @@ async fn handshake(tls: &Reloading, socket: L4Stream) -> Result<SslStream<Combin
 impl Serve for Devices {
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         prepare(stream)?;
-        // TCP_USER_TIMEOUT: the kernel watches whether the client takes what it is sent (tcp(7)), so
-        // that a drip needs no timer for that.
+        // TCP_USER_TIMEOUT: the kernel closes the connection of a client that acknowledges nothing
+        // (tcp(7)), so that a drip needs no timer for that.
         SockRef::from(stream).set_tcp_user_timeout(Some(self.limiter.settings().send_timeout))
     }
 
     async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, lifecycle: Lifecycle) {
-        let mut socket = pingoras(socket, peer);
+        let mut socket = to_pingora(socket, peer);
         let _open = self.metrics.connections.opened();
         let connection = Arc::new(lifecycle.connection());
         let Some(mut permit) = self.limiter.admit() else {
             let full = "too many connections; try again later";
-            return self.turn_away(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
+            return self.reject(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
         };
-        if !self.introduced(&mut socket).await {
+        if !self.read_proxy_header(&mut socket).await {
             return;
         }
-        if introduction::peer(&socket).is_some_and(|client| !permit.assign_client(client.ip())) {
+        if proxy_header::peer(&socket).is_some_and(|client| !permit.assign_client(client.ip())) {
             let many = "too many connections from this address";
-            return self.turn_away(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
+            return self.reject(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
         }
         let served = async {
-            // Boxed, so that a drip of hours does not keep the room that a handshake needs.
+            // Boxed, so that a drip of hours does not hold the memory that a handshake needs.
             if let Some(stream) = Box::pin(self.secure(socket)).await {
                 let stream = PacedStream::new(stream).accepted_by(self.addr);
                 let (proxy, threads, limiter) = (&self.proxy, &self.drip_threads, &self.limiter);
@@ -153,19 +153,19 @@ impl Serve for Devices {
         tokio::select! {
             biased;
             () = served => {}
-            // A record is written in one go, so what has left is whole records. No close_notify
-            // follows in the middle of a body (RFC 8446 §6.1): the end is not one of ours to vouch for.
+            // A record is written at once, so only whole records have left. No close_notify follows in
+            // the middle of a body (RFC 8446 §6.1): it would say that the body is complete.
             () = connection.dismissed() => {}
         }
     }
 }
 
-/// The TLS of one listener, whose handshakes are capped as its profiles say.
+/// The TLS of one listener. Its profiles limit the records of its handshakes.
 pub(super) fn reloading(
     key: &str,
     addr: SocketAddr,
     tls: &ListenerTls,
-    profiles: &Profiling,
+    profiles: &SharedProfiles,
 ) -> Result<Arc<Reloading>, StartError> {
     let profiles = Arc::clone(profiles);
     let settings = listener::Settings {

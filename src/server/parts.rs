@@ -1,4 +1,5 @@
-//! What a server is put together from, made of the configuration.
+//! Parts of a server that take more than a constructor's call: the connections to S3, the spool, Pingora's
+//! settings.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::s3::client::Client;
 use crate::s3::upstream::{self, Upstream};
 use crate::spool::{self, Spool};
 
-/// How S3 is talked to.
+/// How connections to S3 are made.
 pub(super) fn upstream(
     s3: &config::S3,
     settings: &upstream::Settings,
@@ -31,8 +32,8 @@ pub(super) fn upstream(
     })
 }
 
-/// The spool, if there is to be one and its directory can be used. Without it downloads work all the
-/// same, so that is no reason not to start.
+/// The spool, if it is configured and its directory can be used. A server starts without it too, since
+/// downloads work all the same.
 pub(super) fn spool(
     settings: Option<&spool::Settings>,
     client: Client,
@@ -53,9 +54,9 @@ fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
     Ok(Arc::new(X509::stack_from_pem(&pem)?.into_boxed_slice()))
 }
 
-/// Pingora's own settings; a vendored OpenSSL does not know where the system keeps its
-/// certificates. Its timeouts of a second and more are tokio's: its own have a thread that wakes every
-/// 10 ms, be there any or not, which is a twentieth of the CPU time of 1,000 drips.
+/// Pingora's own settings. They name the system's certificates, which a vendored OpenSSL does not find.
+/// Pingora's timeouts are made to be tokio's: its own have a thread that wakes every 10 ms, with or without
+/// timeouts, and takes a twentieth of the CPU time of 1,000 drips.
 pub(super) fn pingora_conf() -> Arc<ServerConf> {
     fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let ca_file = openssl_probe::probe().cert_file;

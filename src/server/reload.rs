@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use log::warn;
 
-use super::{Profiling, Shared};
+use super::{SharedDrain, SharedProfiles};
 use crate::config::{Config, Listener};
 use crate::forward_proxy::{self, ForwardProxy};
 use crate::limits::connections::ConnectionLimiter;
@@ -22,8 +22,8 @@ use crate::upgrade;
 pub struct Reloader {
     /// The configuration that the server was started with.
     running: Config,
-    profiles: Profiling,
-    settings: Shared,
+    profiles: SharedProfiles,
+    settings: SharedDrain,
     limiter: Arc<ConnectionLimiter>,
     shaper: Option<Arc<Shaper>>,
     tunnels: Option<Arc<ForwardProxy>>,
@@ -34,8 +34,8 @@ pub struct Reloader {
 impl Reloader {
     pub(super) fn new(
         running: Config,
-        profiles: Profiling,
-        settings: Shared,
+        profiles: SharedProfiles,
+        settings: SharedDrain,
         limiter: Arc<ConnectionLimiter>,
         shaper: Option<Arc<Shaper>>,
         tunnels: Option<Arc<ForwardProxy>>,

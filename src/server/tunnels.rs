@@ -1,15 +1,15 @@
-//! The forward proxy's listener: a socket, and what happens to the connections that it accepts.
+//! The forward proxy's listener, and its connections.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use log::info;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::accept::{Serve, accept};
-use super::{Report, StartError};
+use super::accept::{Serve, Sockets, accept};
+use super::{Bound, StartError};
 use crate::forward_proxy::{self, ForwardProxy};
 use crate::lifecycle::Lifecycle;
 use crate::proxy::ProcessState;
@@ -18,24 +18,22 @@ use crate::upgrade::Role;
 
 /// A forward proxy whose socket is bound.
 pub(super) struct Tunnels {
-    pub(super) report: Report,
+    pub(super) bound: Bound,
     proxy: Arc<ForwardProxy>,
 }
 
 impl Tunnels {
-    /// Binds it with `socket`, if there is to be one.
+    /// Binds it.
     pub(super) fn bind(
-        settings: Option<&forward_proxy::Settings>,
+        settings: &forward_proxy::Settings,
         shaper: &Option<Arc<Shaper>>,
         state: &ProcessState,
-        socket: &mut impl FnMut(Role, SocketAddr, &str) -> Result<TcpListener, StartError>,
-    ) -> Result<Option<Self>, StartError> {
-        let Some(settings) = settings.cloned() else { return Ok(None) };
-        let addr = settings.addr;
-        let socket = socket(Role::ForwardProxy, addr, "forward_proxy.addr")?;
-        let proxy =
-            ForwardProxy::new(settings, shaper.clone(), &state.metrics, state.transfers.clone());
-        Ok(Some(Self { report: Report { addr, socket }, proxy }))
+        sockets: &mut Sockets<'_>,
+    ) -> Result<Self, StartError> {
+        let bound = sockets.listen(Role::ForwardProxy, settings.addr, "forward_proxy.addr")?;
+        let (metrics, transfers) = (&state.metrics, state.transfers.clone());
+        let proxy = ForwardProxy::new(settings.clone(), shaper.clone(), metrics, transfers);
+        Ok(Self { bound, proxy })
     }
 
     /// To put other settings in place.
@@ -45,7 +43,7 @@ impl Tunnels {
 
     /// Accepts until a drain begins.
     pub(super) fn serve(self, tasks: &mut JoinSet<()>, lifecycle: &Lifecycle) -> io::Result<()> {
-        let Self { report: Report { socket, .. }, proxy } = self;
+        let Self { bound: Bound { socket, .. }, proxy } = self;
         info!("forward proxy on {}", socket.local_addr()?);
         tasks.spawn(Arc::clone(&proxy).watch());
         let app = Arc::new(Tunneling { proxy });

@@ -1,5 +1,5 @@
-//! Whose connection it is, where a load balancer says so before anything else is said: the PROXY
-//! protocol's place between accepting a connection and its TLS handshake.
+//! The PROXY protocol's header at the start of a connection, before its TLS handshake: it names the
+//! client that a load balancer connects for.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -15,10 +15,10 @@ use crate::proxy_protocol::{self as proxy, Trusted};
 
 /// Reads the header that a connection to this listener must begin with, and makes the client that
 /// it names the connection's peer. False if the connection is to be closed.
-pub(super) async fn introduce(
+pub(super) async fn read(
     socket: &mut L4Stream,
     trusted: &Trusted,
-    patience: Duration,
+    limit: Duration,
     results: &IntCounterVec,
 ) -> bool {
     let peer = peer(socket);
@@ -28,9 +28,9 @@ pub(super) async fn introduce(
         count("untrusted");
         return false;
     }
-    match timeout(patience, proxy::read(socket)).await {
+    match timeout(limit, proxy::read(socket)).await {
         Ok(Ok(Some(client))) => {
-            // The old digest knows its peer already, and is not to be told twice.
+            // The old digest has its peer already, which can be set only once.
             let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
             let _ = digest.peer_addr.set(Some(client.into()));
             socket.set_socket_digest(digest);
@@ -51,10 +51,10 @@ pub(super) async fn introduce(
     true
 }
 
-/// Takes a header off, if there is one: a load balancer's health checks may or may not send it.
-/// False if the connection is to be closed.
-pub(super) async fn tolerate(socket: &mut L4Stream, patience: Duration) -> bool {
-    match timeout(patience, proxy::skip(socket)).await {
+/// Skips a header, if there is one: a load balancer's health checks may or may not send it. False if
+/// the connection is to be closed.
+pub(super) async fn skip(socket: &mut L4Stream, limit: Duration) -> bool {
+    match timeout(limit, proxy::skip(socket)).await {
         Ok(Ok(unread)) => {
             socket.rewind(&unread);
             true
@@ -67,7 +67,7 @@ pub(super) async fn tolerate(socket: &mut L4Stream, patience: Duration) -> bool 
     }
 }
 
-/// The address of a connection's client, or of the load balancer before it is introduced.
+/// The address of a connection's client; before the header was read, that of the load balancer.
 pub(super) fn peer(socket: &L4Stream) -> Option<SocketAddr> {
     socket.get_socket_digest()?.peer_addr()?.as_inet().copied()
 }
