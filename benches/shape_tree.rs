@@ -1,8 +1,8 @@
-//! `cargo bench --bench shape_tree`: what the class tree costs, without sockets: flows that move bytes
-//! as soon as they have leave, each in a task of its own.
+//! `cargo bench --bench shape_tree`: what the class tree costs, without sockets. Every flow has a task of
+//! its own and moves bytes as soon as it has a permit.
 //!
-//! Measured: the share of a core that the process takes at a rate, how near it comes to the rate, and
-//! what an acquire takes where nobody waits. `--assert` fails the run if 10,000 flows at 1 Gbit/s take
+//! Measured: the share of a core that the process takes at a rate, how far it is off that rate, and the
+//! time of an acquire when nobody waits. `--assert` fails the run if 10,000 flows at 1 Gbit/s take
 //! more than a tenth of a core or the rate is off by more than 1 %, which holds on a quiet machine and
 //! in a release build. Any run fails if the rate is exceeded by more than 1 %, or missed by more than
 //! 20 %: timers that come later than the burst of 10 ms cost rate. `cargo test --bench shape_tree -- --short` is a debug build's.
@@ -88,8 +88,8 @@ async fn loaded(args: &Args) -> (f64, f64) {
         let mut flow = shaper.register_flow("bulk", &owner(number)).expect("a leaf");
         tasks.spawn(async move {
             loop {
-                let leave = flow.acquire(64 << 10).await;
-                flow.spend(leave);
+                let permit = flow.acquire(64 << 10).await;
+                flow.spend(permit);
             }
         });
     }
@@ -109,8 +109,8 @@ async fn alone() -> Duration {
     let mut flow = shaper.register_flow("bulk", &owner(1)).expect("a leaf");
     let began = Instant::now();
     for _ in 0..TIMES {
-        let leave = flow.acquire(1000).await;
-        flow.spend(leave);
+        let permit = flow.acquire(1000).await;
+        flow.spend(permit);
     }
     began.elapsed() / TIMES
 }

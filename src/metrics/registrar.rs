@@ -1,8 +1,9 @@
 //! Makes metrics and registers them, so that each is declared in one line: its name, help text and
 //! labels.
 //!
-//! Invariant: a name is registered once. A second one, or a name that Prometheus does not allow, panics
-//! when the registry is built, which every test that makes a [`Metrics`](super::Metrics) shows.
+//! Invariant: every name begins with `dripline_` and is registered once. Another name, or one that
+//! Prometheus does not allow, panics when the registry is built, which every test that makes a
+//! [`Metrics`](super::Metrics) shows.
 //!
 //! It must not know any metric's name.
 
@@ -54,6 +55,8 @@ impl Registrar {
 
     fn add<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
         let metric = metric.expect("a valid name");
+        let ours = metric.desc().iter().all(|desc| desc.fq_name.starts_with("dripline_"));
+        assert!(ours, "a metric's name begins with dripline_");
         self.0.register(Box::new(metric.clone())).expect("a name of its own");
         metric
     }

@@ -90,8 +90,8 @@ impl Bucket {
         self.remainder = work % self.rate.bits();
     }
 
-    /// Takes back bytes that [`Bucket::charge`] counted at `charged_at`. If the count was restarted since,
-    /// nothing is owed for them any more.
+    /// Takes back bytes that [`Bucket::charge`] counted at `charged_at`. If the count was restarted
+    /// since, nothing is owed for them any more.
     pub(super) fn refund(&mut self, bytes: usize, charged_at: Nanos) {
         if charged_at < self.restarted_at {
             return;

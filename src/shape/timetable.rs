@@ -90,7 +90,7 @@ impl Timetable {
         self.entries.iter().filter_map(|entry| entry.rate).min()
     }
 
-    /// When entries begin in the days around `now`, in order: the instant, the local time and the ceiling.
+    /// When entries begin in the days around `now`, in order: instant, local time and ceiling.
     fn starts(&self, now: Timestamp) -> Vec<(Timestamp, DateTime, Option<Rate>)> {
         let today = self.zone.to_datetime(now).date();
         let days = (-DAYS..=DAYS).filter_map(|day| today.checked_add(Span::new().days(day)).ok());

@@ -68,10 +68,10 @@ fn every_error_of_the_classes_has_its_path() {
             "shaping.classes[5].parent: `b` leads back to this class: that is a loop",
         ]
     );
-    let blog = "shaping:\n  classes:\n    - {name: up, max_limit: 20Mbit}\n\
+    let overcommitted = "shaping:\n  classes:\n    - {name: up, max_limit: 20Mbit}\n\
         \x20   - {name: a, parent: up, limit_at: 20Mbit}\n    - {name: b, parent: up, limit_at: 10Mbit}\n";
     assert_eq!(
-        errors(blog),
+        errors(overcommitted),
         [
             "shaping.classes[0].max_limit: the limit_at of its children are 30Mbit together, more than its max_limit of 20Mbit"
         ]

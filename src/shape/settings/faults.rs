@@ -160,18 +160,19 @@ mod tests {
 
     #[test]
     fn a_tree_whose_guarantees_fit_has_no_faults() {
-        let wish =
+        let fits =
             [class("regular", "up", 19, 20), class("up", "", 0, 20), class("bulk", "up", 1, 0)];
-        assert_eq!(faults(&wish), []);
+        assert_eq!(faults(&fits), []);
         assert_eq!(faults(&[]), []);
     }
 
     #[test]
     fn guarantees_must_fit_their_parents_over_several_levels() {
-        let blog = [class("up", "", 0, 20), class("a", "up", 20, 20), class("b", "up", 10, 10)];
+        let two_classes =
+            [class("up", "", 0, 20), class("a", "up", 20, 20), class("b", "up", 10, 10)];
         let told =
             "the limit_at of its children are 30Mbit together, more than its max_limit of 20Mbit";
-        assert_eq!(faults(&blog), [(0, "max_limit", told.to_owned())]);
+        assert_eq!(faults(&two_classes), [(0, "max_limit", told.to_owned())]);
         let deep = [
             class("up", "", 0, 20),
             class("middle", "up", 0, 0),

@@ -1,6 +1,7 @@
 //! One direction of one connection, as those that move bytes see it.
 //!
-//! Invariant: a flow has at most one permit at a time, and what a dropped flow has not used is given back.
+//! Invariant: a flow has at most one permit at a time, and what a dropped flow has not used is given
+//! back.
 //!
 //! This file must not know what the bytes are, or when the tree grants a permit.
 

@@ -34,13 +34,13 @@ fn one(max: Rate, classifier: Classifier) -> Settings {
     Settings { classes: vec![class], ..Settings::default() }
 }
 
-/// What people want who first set up a queue tree: regular traffic first, uploads the rest.
-fn wish() -> Settings {
-    wish_for(20)
+/// The tree that most people need first: regular traffic goes first, uploads get the rest.
+fn shared_20_mbit() -> Settings {
+    shared_link(20)
 }
 
-/// That tree on a link of so many Mbit/s.
-fn wish_for(link: u64) -> Settings {
+/// That tree on a link of `link` Mbit/s.
+fn shared_link(link: u64) -> Settings {
     let (most, all) = (mbit(link - link / 20), Some(mbit(link)));
     let top = class("upload", None, Rate::ZERO, all);
     let regular = class("regular", Some("upload"), most, all);
@@ -49,7 +49,7 @@ fn wish_for(link: u64) -> Settings {
     Settings { classes: vec![top, regular, bulk], ..Settings::default() }
 }
 
-/// How a client behaves.
+/// What a client asks for, and when.
 #[derive(Clone, Copy)]
 struct Habit {
     /// What it asks for each time.
@@ -290,15 +290,15 @@ fn pcq_rate_caps_each_key_and_wastes_nothing() {
 }
 
 #[test]
-fn the_wish_comes_true() {
+fn regular_traffic_goes_first_and_bulk_gets_the_rest() {
     // However long the regular writer takes to come back, within what is waited for and can be sent.
     for (link, pause) in [(20, 50), (20, 950), (100, 50), (100, 500), (200, 50), (200, 300)] {
-        wish_with(link, pause * MICROSECOND);
+        regular_traffic_beside_bulk(link, pause * MICROSECOND);
     }
 }
 
-fn wish_with(link: u64, pause: Nanos) {
-    let mut simulation = Simulation::new(wish_for(link));
+fn regular_traffic_beside_bulk(link: u64, pause: Nanos) {
+    let mut simulation = Simulation::new(shared_link(link));
     simulation.clients("bulk", 4, GREEDY);
     let regular = Habit { from: 10 * SECOND, until: 20 * SECOND, pause, ..GREEDY };
     simulation.client("regular", 9, regular);
@@ -336,7 +336,7 @@ fn a_writer_that_is_late_keeps_its_place_only_as_long_as_nothing_is_lost() {
 
 #[test]
 fn what_is_lent_goes_by_priority_and_in_equal_shares_among_equals() {
-    let mut settings = wish();
+    let mut settings = shared_20_mbit();
     let more = |name: &str, priority| ClassSettings {
         priority: Priority::new(priority).unwrap(),
         ..class(name, Some("upload"), mbit(1), None)
@@ -357,7 +357,7 @@ fn what_is_lent_goes_by_priority_and_in_equal_shares_among_equals() {
 
 #[test]
 fn another_priority_puts_a_class_beside_its_new_equals_at_once() {
-    let mut settings = wish();
+    let mut settings = shared_20_mbit();
     settings.classes[1].limit_at = mbit(1);
     settings.classes[2].priority = Priority::new(8).unwrap();
     let mut simulation = Simulation::new(settings);
@@ -404,7 +404,7 @@ fn rates_change_under_flows_that_wait() {
 #[test]
 fn whoever_waits_gets_something_within_15_s() {
     // A class without a guarantee, below one that takes all.
-    let mut settings = wish();
+    let mut settings = shared_20_mbit();
     settings.classes[2].limit_at = Rate::ZERO;
     let mut simulation = Simulation::new(settings);
     simulation.clients("regular", 3, GREEDY);
