@@ -1,6 +1,7 @@
-//! The body of an answer as s3s-fs reads it, made fit for the wire.
+//! The body of a response as s3s-fs reads it, in larger pieces and cut to its length.
 //!
-//! Invariant: no byte more than was announced, and no wait for more.
+//! Invariant: a body has no byte more than was announced, and does not wait for more. This file must not
+//! know what is in a body.
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +15,8 @@ use s3s::dto::StreamingBlob;
 /// each.
 const PIECE: usize = 16 * 1024;
 
-/// Serves the `left` bytes that were announced of a body, in larger pieces, and counts them. s3s-fs
-/// reads a file to its end whatever the range; a single byte of a large object would take as long as
-/// all of it.
+/// Serves the `left` announced bytes of a body in larger pieces, and counts them. s3s-fs reads a file to
+/// its end whatever the range is: a single byte of a large object would take as long as all of it.
 pub(super) fn in_pieces(body: StreamingBlob, left: u64, sent: Arc<AtomicU64>) -> StreamingBlob {
     StreamingBlob::wrap(futures::stream::unfold(
         (body, left, sent),
@@ -52,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_ends_with_its_last_announced_byte() {
-        // Behind those bytes nothing comes any more, not even an end.
+        // After those bytes nothing follows, not even an end.
         let bytes = || [PIECE, PIECE, 10].map(|n| Ok::<_, io::Error>(Bytes::from(vec![7; n])));
         let body = futures::stream::iter(bytes()).chain(futures::stream::pending());
         let (announced, sent) = (2 * PIECE as u64 + 10, Arc::<AtomicU64>::default());

@@ -1,15 +1,36 @@
 //! Which part of an object a request gets: conditions (RFC 9110 §13) and ranges (§14) as S3 reads
-//! them.
+//! them. Pure.
 //!
-//! Invariant: the conditions are judged in the order of RFC 9110 §13.2.2, and before the range.
+//! Invariant: the conditions are evaluated in the order of RFC 9110 §13.2.2, and before the range.
 //!
-//! It must not know where objects are kept, nor read a clock.
+//! It must not know where objects are kept, nor who asks.
 
 use std::ops::RangeInclusive;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use s3s::dto::{ETag, HeadObjectOutput, Timestamp, TimestampFormat};
 use s3s::{S3Error, S3ErrorCode, S3Result};
+
+/// The headers that decide between 200, 206, 304, 412 and 416. They are evaluated here and not by s3s,
+/// which answers 400 to what it cannot parse, where S3 ignores it.
+pub(super) const DECIDING_HEADERS: [HeaderName; 5] = [
+    header::RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+/// The headers of a request as they were sent.
+#[derive(Clone)]
+pub(super) struct RequestHeaders(pub(super) HeaderMap);
+
+impl RequestHeaders {
+    /// Those of the request that these extensions belong to; empty if it came by no wire.
+    pub(super) fn of(extensions: &http::Extensions) -> HeaderMap {
+        extensions.get::<Self>().map(|headers| headers.0.clone()).unwrap_or_default()
+    }
+}
 
 /// Which part of an object a request gets: an error (304, 412, 416), the whole (`None`) or a range.
 pub(super) fn select(
@@ -19,7 +40,7 @@ pub(super) fn select(
     let size = known.content_length.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
     let modified = http_date(known.last_modified.as_ref());
     let etag = known.e_tag.as_ref().map_or("", ETag::value);
-    judge(asked, etag, &modified)?;
+    check_preconditions(asked, etag, &modified)?;
     match asked.get(header::RANGE).map_or(Ok(None), |range| satisfy(range.as_bytes(), size)) {
         Ok(range) => Ok(range),
         Err(Unsatisfiable) => {
@@ -40,7 +61,7 @@ pub(super) fn select(
 
 /// The preconditions of RFC 9110 §13.2.2, in its order, for an object with this ETag (without its
 /// quotes) and date.
-fn judge(asked: &HeaderMap, etag: &str, modified: &str) -> S3Result<()> {
+fn check_preconditions(asked: &HeaderMap, etag: &str, modified: &str) -> S3Result<()> {
     let failed = || {
         let reason = "At least one of the pre-conditions you specified did not hold";
         Err(S3Error::with_message(S3ErrorCode::PreconditionFailed, reason))
@@ -71,8 +92,8 @@ fn judge(asked: &HeaderMap, etag: &str, modified: &str) -> S3Result<()> {
     Err(error)
 }
 
-/// Whether a list of entity tags, or `*`, names this one; weak tags count only where `weak` says so
-/// (RFC 9110 §8.8.3.2). Like S3 it takes a tag without quotes too. An ETag of S3 holds no comma.
+/// Whether a list of entity tags, or `*`, contains this one; weak tags match only if `weak` is set
+/// (RFC 9110 §8.8.3.2). As in S3, a tag may lack its quotes. An ETag of S3 contains no comma.
 fn names(asked: &HeaderMap, name: HeaderName, etag: &str, weak: bool) -> bool {
     let lines = asked.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).any(|tag| {
@@ -83,7 +104,7 @@ fn names(asked: &HeaderMap, name: HeaderName, etag: &str, weak: bool) -> bool {
     })
 }
 
-/// A date header; what is no date counts as absent (RFC 9110 §13.1.3).
+/// A date header; a value that is no date counts as absent (RFC 9110 §13.1.3).
 fn date(asked: &HeaderMap, name: HeaderName) -> Option<Timestamp> {
     date_of(asked.get(name)?.to_str().ok()?)
 }
@@ -104,8 +125,8 @@ fn http_date(timestamp: Option<&Timestamp>) -> String {
 #[derive(Debug, PartialEq)]
 struct Unsatisfiable;
 
-/// The bytes of an object of `size` that a Range header selects. What S3 does not understand,
-/// several ranges included, it ignores (RFC 9110 §14.2).
+/// The bytes of an object of `size` that a Range header selects. S3 ignores a header that it does not
+/// understand, several ranges included (RFC 9110 §14.2).
 fn satisfy(range: &[u8], size: u64) -> Result<Option<RangeInclusive<u64>>, Unsatisfiable> {
     let parsed = std::str::from_utf8(range)
         .ok()
@@ -175,7 +196,9 @@ mod tests {
             for (name, value) in headers {
                 asked.append(name, HeaderValue::from_str(value).unwrap());
             }
-            judge(&asked, "abc", DATE).map_err(|error| error.status_code().unwrap().as_u16()).err()
+            check_preconditions(&asked, "abc", DATE)
+                .map_err(|error| error.status_code().unwrap().as_u16())
+                .err()
         };
         use header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
         assert_eq!(status(&[]), None);

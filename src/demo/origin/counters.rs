@@ -1,8 +1,8 @@
-//! What the demo's origin has met: connections and requests, counted and, the last of them, kept.
+//! What the demo's origin has received: connections and requests are counted, the last requests kept.
 //!
 //! Invariant: a connection counts as open from its accept to the moment its socket is dropped.
 //!
-//! It must not know what becomes of a request.
+//! It must not know how a request is answered.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, Request, header};
 
-use super::service::SELECTING;
+use super::conditions::DECIDING_HEADERS;
 
 /// Requests kept in [`Counters::last`]: enough for any one test, and a bound for a demo that runs
 /// for days.
@@ -27,7 +27,8 @@ pub struct Seen {
     pub headers: HeaderMap,
 }
 
-/// What an [`Origin`](super::Origin) has met so far. Requests count when they arrive, refused ones too.
+/// What an [`Origin`](super::Origin) has received so far. Requests count when they arrive, refused ones
+/// too.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Connections open now.
@@ -45,7 +46,7 @@ pub struct Counters {
     /// GET and HEAD requests with If-Match, If-None-Match, If-Modified-Since or
     /// If-Unmodified-Since.
     pub conditional: usize,
-    /// Object bytes handed to connections; sockets hold some of them still.
+    /// Object bytes handed to connections; some may still be in the sockets' buffers.
     pub bytes_sent: u64,
     /// The last 64 requests, oldest first.
     pub last: Vec<Seen>,
@@ -53,17 +54,17 @@ pub struct Counters {
 
 /// The counting side of [`Counters`].
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct Recorder {
     open: AtomicUsize,
     met: Mutex<(Counters, VecDeque<Seen>)>,
 }
 
-impl Tally {
+impl Recorder {
     /// Counts one more connection, open until the result is dropped.
-    pub(super) fn open(self: &Arc<Self>) -> Open {
+    pub(super) fn open(self: &Arc<Self>) -> OpenConnection {
         self.open.fetch_add(1, Ordering::SeqCst);
         self.met().0.connections_total += 1;
-        Open(Arc::clone(self))
+        OpenConnection(Arc::clone(self))
     }
 
     /// Counts a request that arrived.
@@ -73,7 +74,7 @@ impl Tally {
         let mut met = self.met();
         let (counters, log) = &mut *met;
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        if reads && SELECTING[1..].iter().any(|name| headers.contains_key(name)) {
+        if reads && DECIDING_HEADERS[1..].iter().any(|name| headers.contains_key(name)) {
             counters.conditional += 1;
         }
         match (request.method(), headers.contains_key(header::RANGE)) {
@@ -90,7 +91,7 @@ impl Tally {
         log.push_back(Seen { method, target, headers: headers.clone() });
     }
 
-    /// All of it, as it stands.
+    /// The present state.
     pub(super) fn counters(&self, bytes_sent: u64) -> Counters {
         let (counters, log) = self.met().clone();
         let connections_open = self.open.load(Ordering::SeqCst);
@@ -103,9 +104,9 @@ impl Tally {
 }
 
 /// One open connection.
-pub(super) struct Open(Arc<Tally>);
+pub(super) struct OpenConnection(Arc<Recorder>);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
     }

@@ -1,16 +1,15 @@
-//! What the demo's bucket holds, by name: s3s-fs stores objects under other names, so it cannot list
-//! them.
+//! The keys of the demo's bucket. s3s-fs stores objects under other names, so it cannot list them.
 //!
-//! Invariant: a listing is in the order of the keys' UTF-8 bytes, as S3 has it, and what follows a page
-//! begins right after its last entry. It must not know where objects are kept.
+//! Invariant: a listing is in the order of the keys' UTF-8 bytes, as S3's is, and the next page begins
+//! right after the last entry of a page. It must not know where objects are stored.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What S3 lists at a time at most.
+/// Entries of a page at most, as S3 has it.
 const PAGE: usize = 1000;
 
-/// The keys that there are.
+/// All keys.
 #[derive(Default)]
 pub(super) struct Keys {
     keys: Mutex<BTreeSet<String>>,
@@ -21,9 +20,9 @@ pub(super) struct Keys {
 pub(super) struct Page {
     /// Objects' keys.
     pub(super) keys: Vec<String>,
-    /// What stands for several keys: each ends in the delimiter.
+    /// Common prefixes, each of which stands for several keys and ends in the delimiter.
     pub(super) prefixes: Vec<String>,
-    /// The last entry, if there is more.
+    /// The last entry, if more follow.
     pub(super) next: Option<String>,
 }
 
@@ -36,8 +35,8 @@ impl Keys {
         self.lock().remove(key);
     }
 
-    /// The keys that begin with `prefix` and come after `after`; those that have `delimiter` behind the
-    /// prefix are rolled up. At most `most` entries.
+    /// The keys that begin with `prefix` and come after `after`; those that contain `delimiter` after the
+    /// prefix are grouped by it. At most `most` entries.
     pub(super) fn page(
         &self,
         prefix: &str,
@@ -70,7 +69,7 @@ impl Keys {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // Whatever a panic may leave behind is a valid set.
+        // A panic leaves a valid set behind.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
-//! What stands between the sockets and s3s: requests made ready for it, answers given S3's outer
-//! form, and the rules that s3s asks back about (who may do what, which Host names a bucket, which
-//! access key has which secret).
+//! The layer between the sockets and s3s: it prepares requests for s3s, gives responses S3's outer form,
+//! and has the rules that s3s asks for (who may do what, which Host names a bucket, which access key has
+//! which secret).
 //!
 //! Invariant: a request is answered with an object only if its signature was verified, or if the
 //! origin is public and the request is an unsigned GET or HEAD.
@@ -19,22 +19,14 @@ use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, S3Result};
 
-use super::OriginOptions;
-use super::objects::{self, Objects};
-
-/// The headers that decide between 200, 206, 304, 412 and 416. They are judged by `conditions`, not
-/// by s3s, which answers 400 to what it cannot parse where S3 ignores it.
-pub(super) const SELECTING: [HeaderName; 5] = [
-    header::RANGE,
-    header::IF_MATCH,
-    header::IF_NONE_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_UNMODIFIED_SINCE,
-];
+use super::api::Api;
+use super::conditions::{DECIDING_HEADERS, RequestHeaders};
+use super::objects::Objects;
+use super::options::OriginOptions;
 
 /// s3s over `objects`, with the rules of this file.
 pub(super) fn build(options: &OriginOptions, objects: Arc<Objects>) -> S3Service {
-    let mut builder = S3ServiceBuilder::new(objects::Shared(objects));
+    let mut builder = S3ServiceBuilder::new(Api(objects));
     builder.set_auth(Keys {
         access: options.access_key.clone(),
         secret: options.secret_key.as_str().into(),
@@ -46,22 +38,18 @@ pub(super) fn build(options: &OriginOptions, objects: Arc<Objects>) -> S3Service
     builder.build()
 }
 
-/// The headers of a request as they were sent, for `conditions`.
-#[derive(Clone)]
-pub(super) struct Asked(pub(super) HeaderMap);
-
-/// Makes s3s judge a request as S3 would: its selecting headers are left to `conditions`, and equal
-/// query names are ordered by value, which SigV4 asks for and s3s leaves out.
+/// Changes a request so that s3s treats it as S3 would: the headers that `conditions` evaluates are
+/// taken out, and equal query names are ordered by value, which SigV4 asks for and s3s leaves out.
 pub(super) fn prepare(mut request: http::Request<Body>) -> http::Request<Body> {
-    let asked = Asked(request.headers().clone());
+    let headers = RequestHeaders(request.headers().clone());
     let signed = signed_headers(request.uri(), request.headers());
-    for name in SELECTING {
+    for name in DECIDING_HEADERS {
         // A signed header has to stay, or the signature would not match.
         if !signed.iter().any(|signed| signed == name.as_str()) {
             request.headers_mut().remove(name);
         }
     }
-    request.extensions_mut().insert(asked);
+    request.extensions_mut().insert(headers);
     if let Some(query) = request.uri().query() {
         let mut pairs: Vec<&str> = query.split('&').collect();
         pairs.sort_by_key(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -86,30 +74,31 @@ fn signed_headers(uri: &Uri, headers: &HeaderMap) -> Vec<String> {
     list.replace("%3B", ";").replace("%3b", ";").split(';').map(str::to_ascii_lowercase).collect()
 }
 
-/// Gives an answer of s3s the outer form that S3 gives it.
-pub(super) fn finish(mut answer: http::Response<Body>) -> http::Response<Body> {
-    if answer.status() == StatusCode::OK && answer.headers().contains_key(header::CONTENT_RANGE) {
-        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+/// Gives a response of s3s the outer form of S3's.
+pub(super) fn finish(mut response: http::Response<Body>) -> http::Response<Body> {
+    if response.status() == StatusCode::OK && response.headers().contains_key(header::CONTENT_RANGE)
+    {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
-    if answer.status() == StatusCode::NOT_MODIFIED {
-        *answer.body_mut() = Body::empty();
+    if response.status() == StatusCode::NOT_MODIFIED {
+        *response.body_mut() = Body::empty();
     }
-    if answer.status().as_u16() >= 400 {
-        // S3 sends its errors chunked. A stream that does not tell its length has that effect.
-        let xml = std::mem::take(answer.body_mut()).map(|piece| piece.map_err(io::Error::other));
-        *answer.body_mut() = Body::from(StreamingBlob::wrap(xml));
+    if response.status().as_u16() >= 400 {
+        // S3 sends its errors chunked. A stream without a length has that effect.
+        let xml = std::mem::take(response.body_mut()).map(|piece| piece.map_err(io::Error::other));
+        *response.body_mut() = Body::from(StreamingBlob::wrap(xml));
     }
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("AmazonS3"));
     headers.insert("x-amz-request-id", HeaderValue::from_static("DR1P0000000000L1"));
     headers.insert(
         "x-amz-id-2",
         HeaderValue::from_static("ZHJpcGxpbmUgZGVtbyBvcmlnaW4sIG5vdCBBbWF6b24gUzM="),
     );
-    answer
+    response
 }
 
-/// The one access key there is.
+/// The only access key.
 struct Keys {
     access: String,
     secret: SecretKey,
@@ -165,7 +154,7 @@ impl S3Access for Access {
     }
 }
 
-/// Tells virtual-hosted from path-style requests; both work at once.
+/// Distinguishes virtual-hosted from path-style requests; both are accepted.
 struct Hosts {
     suffix: Option<String>,
 }
