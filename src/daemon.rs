@@ -1,7 +1,7 @@
-//! The running process around the server: signals, reloads, upgrades, and what the service manager
-//! is told.
+//! The process around the server: signals, reloads, upgrades, and notifications to the service manager.
 //!
-//! Invariant: whatever goes wrong with a reload or an upgrade, the server goes on as it was.
+//! Invariant: if a reload or an upgrade fails, the server continues unchanged. This room must not know
+//! how a request is served.
 
 mod launch;
 pub(crate) mod signals;
@@ -26,19 +26,19 @@ use crate::upgrade::{
 use launch::Launched;
 use signals::{Asked, Signals};
 
-/// Why the daemon did not start, or ended before it was told to.
+/// Why the daemon did not start, or ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// No signals.
+    /// Signals cannot be watched.
     #[error("cannot watch signals: {0}")]
     Signals(io::Error),
-    /// No listeners.
+    /// The server cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Nothing to take over.
+    /// There is no process to take over from.
     #[error("upgrade: {0}")]
     Upgrade(#[from] TakeoverError),
-    /// The server failed.
+    /// The running server failed.
     #[error("cannot serve: {0}")]
     Serve(io::Error),
 }
@@ -51,8 +51,8 @@ impl Failure {
     }
 }
 
-/// Serves as `config` says until a signal or a successor ends it; with `upgrade`, from the sockets
-/// of the process that runs already. `sources` is what a reload reads.
+/// Serves as `config` says until a signal or a successor ends it. With `upgrade` it takes over the sockets
+/// of the running process. A reload reads `sources`.
 pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Result<(), Failure> {
     let signals = Signals::new().map_err(Failure::Signals)?;
     let (mut inherited, predecessor) = match upgrade {
@@ -85,16 +85,16 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
     let failure = OnceCell::new();
     let controlled = async {
         let why = control.until_stop(predecessor, sockets).await.unwrap_or_else(|e| {
-            // The old process goes on at these addresses. What was accepted here in the meantime is
-            // served to its end all the same.
+            // The old process keeps these addresses. Connections that were accepted here in the meantime
+            // are served to their end.
             let _ = failure.set(e);
             Stop::HandedOver
         });
         let _ = stop.send(why);
-        control.until_impatience(why).await;
+        control.until_second_signal(why).await;
     };
     let served = tokio::select! {
-        // The listeners first: the rest says that they are there.
+        // The listeners are polled first, since the other branches report that they accept.
         biased;
         served = served => served.map_err(Failure::Serve),
         () = controlled => Ok(0),
@@ -103,7 +103,7 @@ pub(crate) async fn serve(config: Config, sources: Sources, upgrade: bool) -> Re
     failure.into_inner().map_or(served.map(|_| ()), |e| Err(Failure::Upgrade(e)))
 }
 
-/// What signals act on.
+/// The state that signals act on.
 struct Control {
     signals: Signals,
     reloader: Arc<Reloader>,
@@ -114,7 +114,7 @@ struct Control {
     sources: Sources,
 }
 
-/// The upgrade socket at work; None without one.
+/// The running upgrade socket; None if there is none.
 type Opened = Option<JoinHandle<io::Result<Successor>>>;
 
 impl Control {
@@ -170,14 +170,14 @@ impl Control {
         }
     }
 
-    /// Returns when nobody wants to wait for the end of a drain that began for that reason.
-    async fn until_impatience(&mut self, mut why: Stop) {
+    /// Returns when a second signal ends the drain that began for that reason.
+    async fn until_second_signal(&mut self, mut why: Stop) {
         loop {
             let next = self.signals.stop().await;
             if why != Stop::HandedOver || next != Stop::Drain {
                 return warn!("a second signal: not waiting any longer");
             }
-            // The service is being stopped, and with it this process that had time.
+            // The service is being stopped, and this process with it, though it had more time.
             why = Stop::Drain;
             let timeout = self.drain.drain_timeout;
             info!("draining: at most {timeout:?} from now");
@@ -202,7 +202,7 @@ impl Control {
         info!("SIGHUP: reading the configuration again");
         self.notify.reloading();
         let sources = self.sources.clone();
-        // Files, and keys' arithmetic: no work for a thread that drips.
+        // Reading files and checking keys would block a thread that drips.
         match tokio::task::spawn_blocking(move || Config::load(&sources)).await {
             Ok(Ok(config)) => {
                 for warning in &config.warnings {
@@ -214,7 +214,7 @@ impl Control {
                 // Certificates and ip_ranges are read there.
                 match tokio::task::spawn_blocking(move || reloader.apply(config)).await {
                     Ok(keys) => reloaded(&keys),
-                    Err(e) => error!("not wholly reloaded: {e}"),
+                    Err(e) => error!("reloaded only in part: {e}"),
                 }
             }
             Ok(Err(errors)) => {
@@ -246,7 +246,7 @@ fn reloaded(needing_upgrade: &[&str]) {
     info!("reloaded: certificates, profiles, limits and timeouts are those of the configuration");
 }
 
-/// Resolves when a successor has taken over, or never can.
+/// Resolves when a successor has taken over, or with an error if none can any more.
 async fn passed(upgrade_socket: &mut Opened) -> io::Result<Successor> {
     match upgrade_socket {
         Some(upgrade_socket) => upgrade_socket.await.map_err(io::Error::other)?,
@@ -254,7 +254,7 @@ async fn passed(upgrade_socket: &mut Opened) -> io::Result<Successor> {
     }
 }
 
-/// Resolves, with what became of it, when a successor that was started here has not taken over.
+/// Resolves when a successor that was started here has not taken over, with what became of it.
 async fn failed(launched: &mut Option<(Launched, Instant)>) -> &'static str {
     let Some((launched, deadline)) = launched else { return pending().await };
     match timeout_at(*deadline, launched.ended()).await {

@@ -236,7 +236,12 @@ async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &SharedDrain) -> usi
         Stop::Now => Duration::ZERO,
         Stop::HandedOver => upgrade_drain_timeout,
     };
-    info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
+    match stop {
+        Stop::Now => info!("stopping: {} drip(s) running are cut", lifecycle.active()),
+        Stop::Drain | Stop::HandedOver => {
+            info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
+        }
+    }
     match stop {
         Stop::HandedOver => lifecycle.drain_behind_successor(timeout).await,
         Stop::Drain | Stop::Now => lifecycle.drain(timeout).await,

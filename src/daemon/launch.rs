@@ -1,8 +1,8 @@
-//! Starts the successor of this very process: the same command with `--upgrade`.
+//! Starts the successor of this process: the same command with `--upgrade`.
 //!
-//! It is forked twice, so that it is a child of the service manager's at once and not of a process
-//! that is about to end: systemd does not notice the end of a main process that is not its child.
-//! Its cgroup, its environment and its standard error are this process's.
+//! It is forked twice, so that it is a child of the service manager from the start and not of a process
+//! that is about to end: systemd does not notice the end of a main process that is not its child. It
+//! inherits this process's cgroup, environment and standard error.
 
 #![expect(unsafe_code, reason = "fork before exec, and what runs between the two")]
 
@@ -15,13 +15,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
-/// A successor that was started here. It is left alone when this is dropped.
+/// A successor that was started here. It keeps running when this is dropped.
 pub(super) struct Launched {
     /// Its process id, for the log.
     pub(super) pid: u32,
-    /// None if it ended at once.
+    /// None if it has ended already.
     handle: Option<OwnedFd>,
-    /// Its standard output, to which it writes nothing: closed when it ends.
+    /// Its standard output, to which it writes nothing; closed when it ends.
     stdout: Lines<BufReader<ChildStdout>>,
 }
 
@@ -40,7 +40,7 @@ impl Launched {
         }
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        // It names the process that is to be watched, and that will be another.
+        // It names the process that the watchdog watches, which will be another one.
         command.env_remove("WATCHDOG_PID");
         // SAFETY: between fork and exec only calls that are async-signal-safe are made (fork, _exit,
         // getpid, write), and no memory is allocated.
@@ -52,17 +52,17 @@ impl Launched {
         let pid = stdout.next_line().await?.and_then(|line| line.parse().ok());
         let pid: i32 = pid.ok_or(io::ErrorKind::UnexpectedEof)?;
         let named = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-        // Should it have ended already, its id is free for somebody else, but not so soon.
+        // If it has ended already, its id may belong to another process, but ids are not reused so soon.
         let handle = pidfd_open(named, PidfdFlags::empty()).ok();
         Ok(Self { pid: pid.unsigned_abs(), handle, stdout })
     }
 
-    /// Resolves when it has ended.
+    /// Resolves when the successor has ended.
     pub(super) async fn ended(&mut self) {
         while let Ok(Some(_)) = self.stdout.next_line().await {}
     }
 
-    /// Ends it.
+    /// Kills the successor.
     pub(super) fn kill(&self) {
         if let Some(handle) = &self.handle {
             // It may have ended already.
@@ -71,7 +71,8 @@ impl Launched {
     }
 }
 
-/// Leaves the process between the two, and writes the new one's id to its standard output.
+/// Forks again, in the child between this process and the successor. The child in between writes the
+/// successor's process id to its standard output and exits.
 fn fork_again() -> io::Result<()> {
     // SAFETY: this process has one thread, and the child goes on to exec.
     match unsafe { libc::fork() } {

@@ -1,4 +1,4 @@
-//! What a running process can be asked for by signal.
+//! The signals that a running process reacts to. Used by the daemon and by the demo.
 
 use std::future::pending;
 use std::io;
@@ -7,8 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::Stop;
 
-/// The signals that mean something here. Once they are watched, none of them ends the process by
-/// itself.
+/// The watched signals. Once they are watched, none of them ends the process by itself.
 pub(crate) struct Signals {
     terminate: Signal,
     quit: Signal,
@@ -24,7 +23,7 @@ pub(crate) enum Asked {
     Stop(Stop),
     /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGUSR2: start a successor. That is what other servers' users expect.
+    /// SIGUSR2: start a successor, as in other servers.
     Upgrade,
 }
 
@@ -39,7 +38,7 @@ impl Signals {
         })
     }
 
-    /// The next signal. Nothing is lost if this is dropped.
+    /// The next signal. No signal is lost if the future is dropped.
     pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             Some(()) = self.terminate.recv() => Asked::Stop(Stop::Drain),

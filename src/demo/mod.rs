@@ -1,8 +1,9 @@
-//! `dripline demo`: the whole thing on loopback without AWS.
+//! `dripline demo`: the server on loopback, without AWS.
 //!
-//! An embedded S3 with sample objects, a self-signed certificate, and the real server with a real
-//! configuration in front of it. Ctrl-C ends it and leaves nothing behind: all files are in a
-//! directory that goes with the process.
+//! It starts an embedded S3 with sample objects and, in front of it, the real server with a real
+//! configuration and a self-signed certificate.
+//!
+//! Invariant: Ctrl-C ends it and leaves nothing behind; all files are in a directory that is removed.
 
 pub mod origin;
 
@@ -30,13 +31,13 @@ const PORTS: u16 = 100;
 /// How often running drips are shown.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the presigned URL works.
+/// How long the presigned URL is valid.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 
-/// A demo that cannot start, in one sentence.
+/// Why the demo cannot start, in one sentence.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs it until Ctrl-C or SIGTERM.
+/// Runs the demo until Ctrl-C or SIGTERM.
 pub fn main() -> ExitCode {
     logging::init(logging::Format::Text);
     let done = runtime::multi_threaded(0)
@@ -84,7 +85,7 @@ async fn demo() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What there is to fetch: something small to read, something that takes a while, an awkward name.
+/// The sample objects: a small text, a binary that takes a while, and an awkward name.
 fn samples() -> [(&'static str, &'static str, Vec<u8>); 3] {
     let lines =
         (1..=400).map(|n| format!("{n:>4}  drip after drip, each in a record of its own\n"));
@@ -96,7 +97,7 @@ fn samples() -> [(&'static str, &'static str, Vec<u8>); 3] {
     ]
 }
 
-/// The configuration, as a container would be given it.
+/// The configuration, in the environment as for a container.
 fn environment(
     identity: &Identity,
     bucket: &str,
@@ -117,7 +118,7 @@ fn environment(
     Ok(settings.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
 
-/// The first free port from [`HTTPS_PORT`] on, or any.
+/// The first free port from [`HTTPS_PORT`] on, or 0 for any.
 fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     (HTTPS_PORT..HTTPS_PORT + PORTS).find(free).unwrap_or(0)
@@ -150,7 +151,7 @@ fn explain(
     writeln!(out, "Running drips are shown here. Ctrl-C ends it and leaves nothing behind.\n")
 }
 
-/// Shows the running drips, a line each, for as long as there are any.
+/// Shows the running drips, one line each, once a second. Never returns.
 async fn show(transfers: Live) {
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     loop {

@@ -1,12 +1,14 @@
-//! What a client was sent so far, for the access log, the metrics and whoever looks on.
+//! What a client was sent so far, for the access log, the metrics and the list of running transfers.
+//!
+//! Invariant: only sent bytes are counted. This file must not know what they are.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
-/// What a client was sent of one response so far. Counted where the records are written, since
-/// Pingora's own counters stand still during one long write.
+/// What a client was sent of one response so far. It is counted where records are written: Pingora's own
+/// counters do not move during one long write.
 #[derive(Debug)]
 pub struct Progress {
     bytes: AtomicU64,
@@ -27,7 +29,7 @@ impl Progress {
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
-        reason = "the times of a response are told to whoever looks on"
+        reason = "the age of a response and of its last record are reported"
     )]
     pub fn new(all_bytes: IntCounter, all_records: IntCounter) -> Self {
         Self {
@@ -75,7 +77,7 @@ impl Progress {
         self.client_gone.load(Ordering::Relaxed)
     }
 
-    /// Whether the body's source gave out: the connection ended short for no fault of the client's.
+    /// Whether the body's source failed, so that the connection ended early through no fault of the client.
     #[must_use]
     pub fn source_failed(&self) -> bool {
         self.source_failed.load(Ordering::Relaxed)

@@ -1,22 +1,22 @@
-//! When the next body record may leave: a grid of instants, one `wait` apart, that belongs to the
-//! connection and not to a response.
+//! When the next body record may leave: at the points of a grid, which are one `wait` apart. The grid
+//! belongs to the connection, not to a response.
 //!
 //! Pure: time is a parameter (a [`Duration`] since an instant that all connections share, never
-//! going back), so tests run hours of it in microseconds. This file must not know of sockets,
-//! timers or TLS.
+//! decreasing), so tests run hours of it in microseconds. This file must not know of sockets, timers or
+//! TLS.
 //!
 //! Invariants, for `wait` > 0:
-//! - records leave on deadlines computed from earlier deadlines, never from when a timer happened
-//!   to fire, so lateness does not add up;
-//! - a record that is late by less than half a wait leaves the grid as it was; one that is later
-//!   skips whole grid points, so two records are never closer than half a wait;
-//! - the first record of a response waits for the grid of the response before it;
-//! - a new grid begins on a point that connections have in common, so the first record leaves up to
-//!   a twentieth of a wait, and 25 ms, after it was ready: see `common`. The gaps are not rounded.
+//! - deadlines are computed from earlier deadlines, never from when a timer fired, so delays do not add
+//!   up;
+//! - a record that is late by less than half a wait does not move the grid; a later one skips whole grid
+//!   points, so two records are never closer than half a wait;
+//! - the first record of a response waits for the grid of the previous response;
+//! - a new grid begins on a point that connections share, so the first record leaves up to a twentieth of
+//!   a wait, and at most 25 ms, after it was ready: see `common`. The gaps are not rounded.
 
 use std::time::Duration;
 
-/// Distances between the points that connections have in common. With 5,000 connections a thread is
+/// Distances between the points that connections share. With 5,000 connections a thread is
 /// woken every 25 ms for a batch of records instead of every 100 µs for one; at 1,000 that halves
 /// the CPU time.
 const COMMON: [Duration; 7] = {
@@ -24,7 +24,7 @@ const COMMON: [Duration; 7] = {
     [ms(25), ms(20), ms(10), ms(5), ms(4), ms(2), ms(1)]
 };
 
-/// A grid may begin this fraction of its wait late, at most: 1/20.
+/// A grid begins late by at most this fraction of its wait: 1/20.
 const LATEST: u32 = 20;
 
 /// What a connection may do now.
@@ -41,17 +41,17 @@ pub enum Next {
 pub struct Schedule {
     chunk: usize,
     wait: Duration,
-    /// The grid point of the next record; none before the first record of the connection.
+    /// The grid point of the next record; None before the connection's first record.
     due: Option<Duration>,
     /// When the last record left.
     last: Duration,
-    /// No record of this response was asked for yet.
+    /// [`Self::next`] was not called for this response yet.
     first: bool,
 }
 
 impl Schedule {
-    /// A connection that has sent no body record yet. `chunk` is what may leave at each grid point,
-    /// in bytes, at least 1: one record, or several of a client's smaller ones.
+    /// A connection that has sent no body record yet. `chunk` bytes, at least 1, may leave at each grid
+    /// point: one record, or several smaller ones.
     #[must_use]
     pub fn new(chunk: usize, wait: Duration) -> Self {
         Self { chunk, wait, due: None, last: Duration::ZERO, first: true }
@@ -87,8 +87,8 @@ impl Schedule {
     }
 
     /// Whether a record may leave at `now`, and how long it is when `left` bytes of the body remain
-    /// (`None`: the body's length is not known). To be asked once the record is there to be sent:
-    /// the first such time of a response may anchor a new grid, on the next common point.
+    /// (`None`: the body's length is not known). To be called when the record is ready to be sent: the
+    /// first call for a response may begin a new grid, on the next common point.
     #[must_use]
     pub fn next(&mut self, now: Duration, left: Option<u64>) -> Next {
         let due = self.due(now);
@@ -99,7 +99,7 @@ impl Schedule {
         Next::Send(left.map_or(chunk, |left| chunk.min(usize::try_from(left).unwrap_or(chunk))))
     }
 
-    /// Notes that a record left at `now`.
+    /// Records that a record left at `now`.
     pub fn sent(&mut self, now: Duration) {
         let due = self.due(now);
         let points = steps(now.saturating_sub(due), self.wait);
@@ -107,14 +107,14 @@ impl Schedule {
         self.last = now;
     }
 
-    /// The grid point of the next record. A response that has its first record ready after the grid
-    /// point has passed gets a grid of its own, no earlier than one wait after the last record
-    /// (which may itself have been late).
+    /// The grid point of the next record. If a response's first record is ready only after the grid point
+    /// has passed, a new grid begins, no earlier than one wait after the last record (which may itself have
+    /// been late).
     fn due(&mut self, now: Duration) -> Duration {
         let due = match self.due {
             _ if self.wait.is_zero() => now,
             Some(due) if !self.first => due,
-            // On a common point already, unless the response before had another wait.
+            // Already a common point, unless the previous response had another wait.
             Some(due) if now <= due => self.align(due),
             Some(_) => self.align(now.max(self.last.saturating_add(self.wait))),
             None => self.align(now),
@@ -134,8 +134,8 @@ impl Schedule {
     }
 }
 
-/// How far the common points are apart for connections of that wait: the farthest of [`COMMON`] that
-/// divides it, so that every later record is due on one as well, and that delays none by much.
+/// The distance of the common points for connections with that wait: the largest of [`COMMON`] that
+/// divides it, so that every later record is due on a common point too, and that is at most 1/20 of it.
 fn common(wait: Duration) -> Option<Duration> {
     let fits = |common: &Duration| {
         wait.as_nanos().is_multiple_of(common.as_nanos()) && common.saturating_mul(LATEST) <= wait

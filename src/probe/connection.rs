@@ -1,4 +1,4 @@
-//! One connection: TCP, TLS as the offer says, one GET, and as much of the answer as the bounds
+//! One connection: TCP, TLS as the offer says, one GET, and as much of the response as the bounds
 //! allow. The only file of the probe that touches the network and reads a clock.
 //!
 //! Invariants: every wait ends at a deadline, and the server's certificate is verified before a byte of
@@ -18,20 +18,20 @@ use super::tap::Tap;
 use super::target::Target;
 use super::{Bounds, ProbeError, client};
 
-/// How long a TCP connection, a TLS handshake and the first byte of an answer may take each. A
-/// device on a slow link is more patient; a person at a terminal is not.
+/// How long a TCP connection, a TLS handshake and the first byte of a response may take each. A device
+/// on a slow link waits longer; a person at a terminal does not.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a server has to close a connection after `Connection: close` and a whole response.
 const TO_CLOSE: Duration = Duration::from_secs(2);
 
-/// Bytes of a response head, as most servers have it.
+/// Largest response head, in bytes; as in most servers.
 const HEAD_LIMIT: usize = 64 * 1024;
 
 /// One read takes the largest record there is (RFC 8446 §5.1).
 const LARGEST_RECORD: usize = 16 * 1024;
 
-/// Whom to ask, and whom to trust.
+/// The server to connect to, and the authorities to trust.
 pub(super) struct Dialer<'a> {
     pub(super) target: &'a Target,
     pub(super) address: SocketAddr,
@@ -44,8 +44,7 @@ impl Dialer<'_> {
     ///
     /// # Errors
     ///
-    /// What makes further connections pointless: a certificate that is not trusted, or an OpenSSL
-    /// that refuses a setting.
+    /// If further connections are pointless: the certificate is not trusted, or OpenSSL refuses a setting.
     pub(super) fn probe(
         &self,
         tcp: Option<TcpStream>,
@@ -78,7 +77,7 @@ impl Dialer<'_> {
         let response = self
             .exchange(&mut stream, &tap, bounds)
             .map(|(head, end)| Response::of(&tap.log(), offer.version, cipher, head, end));
-        // Only now, because tickets come after the handshake.
+        // Not before, because session tickets follow the handshake.
         let handshake = Handshake::of(&tap.log(), offer, cipher, chain);
         Ok(Connection { offer, outcome: Ok(Seen { handshake, response }) })
     }
@@ -101,10 +100,12 @@ impl Dialer<'_> {
                 return Err(format!("no end of the head within {HEAD_LIMIT} bytes"));
             }
             match read(stream, tap, &mut received) {
-                Got::Data => {}
-                Got::Nothing => return Err(in_words(&io::ErrorKind::TimedOut.into())),
-                Got::CloseNotify | Got::Closed => return Err("the server closed".into()),
-                Got::Broken(reason) => return Err(reason),
+                ReadOutcome::Data => {}
+                ReadOutcome::Nothing => return Err(in_words(&io::ErrorKind::TimedOut.into())),
+                ReadOutcome::CloseNotify | ReadOutcome::Closed => {
+                    return Err("the server closed".into());
+                }
+                ReadOutcome::Broken(reason) => return Err(reason),
             }
         };
         stream.get_mut().deadline = now() + bounds.time;
@@ -116,18 +117,18 @@ impl Dialer<'_> {
                 break End::Bounded;
             }
             match read(stream, tap, &mut received) {
-                Got::Data => {}
-                Got::Nothing => break End::Bounded,
-                Got::CloseNotify if head.ends_with_connection() => {
+                ReadOutcome::Data => {}
+                ReadOutcome::Nothing => break End::Bounded,
+                ReadOutcome::CloseNotify if head.ends_with_connection() => {
                     break End::Complete { close_notify: Some(true) };
                 }
-                Got::Closed if head.ends_with_connection() => {
+                ReadOutcome::Closed if head.ends_with_connection() => {
                     break End::Complete { close_notify: Some(false) };
                 }
-                Got::CloseNotify | Got::Closed => {
+                ReadOutcome::CloseNotify | ReadOutcome::Closed => {
                     break End::Broken("the server closed before the end of the body".into());
                 }
-                Got::Broken(reason) => break End::Broken(reason),
+                ReadOutcome::Broken(reason) => break End::Broken(reason),
             }
         };
         Ok((head, end))
@@ -146,8 +147,8 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// What one read brought.
-enum Got {
+/// What one read returned.
+enum ReadOutcome {
     /// The contents of one record, appended.
     Data,
     /// Nothing until the deadline.
@@ -158,33 +159,33 @@ enum Got {
     Broken(String),
 }
 
-fn read(stream: &mut SslStream<Timed>, tap: &Tap, into: &mut Vec<u8>) -> Got {
+fn read(stream: &mut SslStream<Timed>, tap: &Tap, into: &mut Vec<u8>) -> ReadOutcome {
     let mut buffer = [0; LARGEST_RECORD];
     let error = match stream.ssl_read(&mut buffer) {
         Ok(bytes) => {
             tap.read(bytes, now());
             into.extend_from_slice(&buffer[..bytes]);
-            return Got::Data;
+            return ReadOutcome::Data;
         }
         Err(error) => error,
     };
     match error.io_error().map(io::Error::kind) {
-        _ if error.code() == ErrorCode::ZERO_RETURN => Got::CloseNotify,
-        Some(io::ErrorKind::TimedOut) => Got::Nothing,
-        _ if is_eof(&error) => Got::Closed,
-        _ => Got::Broken(reason(&error)),
+        _ if error.code() == ErrorCode::ZERO_RETURN => ReadOutcome::CloseNotify,
+        Some(io::ErrorKind::TimedOut) => ReadOutcome::Nothing,
+        _ if is_eof(&error) => ReadOutcome::Closed,
+        _ => ReadOutcome::Broken(reason(&error)),
     }
 }
 
-/// Waits a little for the server to say that it is done.
+/// Waits a little for the server's close_notify.
 fn close_notify(stream: &mut SslStream<Timed>, tap: &Tap) -> Option<bool> {
     stream.get_mut().deadline = now() + TO_CLOSE;
     let mut surplus = Vec::new();
     match read(stream, tap, &mut surplus) {
-        Got::CloseNotify => Some(true),
-        Got::Closed | Got::Broken(_) => Some(false),
-        // Data behind the end of a response belongs to no response.
-        Got::Data | Got::Nothing => None,
+        ReadOutcome::CloseNotify => Some(true),
+        ReadOutcome::Closed | ReadOutcome::Broken(_) => Some(false),
+        // Data after the end of a response belongs to no response.
+        ReadOutcome::Data | ReadOutcome::Nothing => None,
     }
 }
 

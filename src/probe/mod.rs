@@ -1,13 +1,15 @@
 //! `dripline probe`: what a small device would meet at an HTTPS URL.
 //!
-//! One after the other, it connects as devices do ([`offer`]): with one TLS version, offering
-//! nothing or one of the two extensions that ask for small records. Each connection sends one GET
-//! and yields what was [`seen`]; [`report`] judges it. It works against any HTTPS server and
-//! verifies certificates.
+//! It makes several connections, one after the other, as devices do ([`offer`]): with one TLS version,
+//! offering nothing or one of the two extensions that ask for small records. Each connection sends one
+//! GET; what it showed is in [`seen`], and [`report`] draws the conclusions. It works with any HTTPS
+//! server and verifies certificates.
 //!
-//! A *buffer* is, here and in every figure, what a device has for the plaintext of one record or
-//! one handshake message (mbedTLS's `MBEDTLS_SSL_IN_CONTENT_LEN`). A body is read up to a bound
-//! only; larger records behind it would go unseen.
+//! A *buffer*, here and in every figure, is a device's memory for the plaintext of one record or one
+//! handshake message (mbedTLS's `MBEDTLS_SSL_IN_CONTENT_LEN`). A body is read only up to a bound; larger
+//! records after it are not seen.
+//!
+//! It must not know the server or its configuration: it is a client.
 
 mod client;
 mod connection;
@@ -68,7 +70,7 @@ pub enum ProbeError {
     /// The URL cannot be probed.
     #[error("not a URL to probe: {0}")]
     Url(String),
-    /// The file of authorities is of no use.
+    /// The file of authorities cannot be used.
     #[error("cannot use {}: {reason}", path.display())]
     Ca {
         /// The file.
@@ -114,7 +116,7 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
-    /// Whether the arguments are at fault, not the server or the way there.
+    /// Whether the arguments are wrong, not the server or the network.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Url(_) | Self::Ca { .. })
@@ -125,17 +127,20 @@ impl ProbeError {
 ///
 /// # Errors
 ///
-/// If no connection shows anything; see [`ProbeError`].
+/// If no handshake succeeds; see [`ProbeError`].
 pub fn run(options: &Options) -> Result<Report, ProbeError> {
     run_with(options, &mut |_| {})
 }
 
-/// As [`run`], telling of each connection before it is made.
+/// As [`run`], and calls `before_each` before each connection is made.
 ///
 /// # Errors
 ///
 /// As [`run`].
-pub fn run_with(options: &Options, tell: &mut dyn FnMut(Offer)) -> Result<Report, ProbeError> {
+pub fn run_with(
+    options: &Options,
+    before_each: &mut dyn FnMut(Offer),
+) -> Result<Report, ProbeError> {
     let target = Target::parse(&options.url)?;
     let authorities = match &options.ca {
         Some(path) => {
@@ -149,7 +154,7 @@ pub fn run_with(options: &Options, tell: &mut dyn FnMut(Offer)) -> Result<Report
     let mut open = Some(tcp);
     let mut connections = Vec::new();
     for version in Version::ALL {
-        tell(Offer::bare(version));
+        before_each(Offer::bare(version));
         connections.push(dialer.probe(open.take(), Offer::bare(version), BARE)?);
     }
     let spoken: Vec<Version> = connections
@@ -161,7 +166,7 @@ pub fn run_with(options: &Options, tell: &mut dyn FnMut(Offer)) -> Result<Report
         return Err(ProbeError::Handshake { address, reason: failures(&connections) });
     }
     for offer in spoken.into_iter().flat_map(Offer::limited) {
-        tell(offer);
+        before_each(offer);
         connections.push(dialer.probe(None, offer, LIMITED)?);
     }
     // The table's order: by version, nothing offered first.

@@ -1,8 +1,8 @@
-//! The judgement: was an offered limit honoured, which buffer does a device need, does one of N
-//! bytes do.
+//! The conclusions: was an offered limit honoured, which buffer does a device need, is a buffer of N
+//! bytes enough.
 //!
-//! Pure. A device that offers nothing is the one that counts, in every version that the server
-//! speaks: most small stacks offer nothing. What an offered limit would gain is told beside it.
+//! Pure. They are about a device that offers nothing, in every version that the server speaks, since
+//! most small stacks offer nothing. What an offered limit would gain is reported beside them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -120,7 +120,7 @@ pub enum Why {
     TooLarge(What),
     /// It would fit, but comes in several records.
     Cut(Message),
-    /// There is no response to judge, or only part of one, for this reason.
+    /// There is no response, or only part of one, for this reason.
     NoResponse(String),
     /// The response is not the object: its records say nothing of the object's.
     Status(u16),
@@ -281,7 +281,7 @@ impl Report {
             .min_by_key(|need| need.bytes)
     }
 
-    /// What limits the verdict's worth, in words.
+    /// What limits the conclusions, in words.
     #[must_use]
     pub fn caveats(&self) -> Vec<String> {
         let mut caveats = Vec::new();

@@ -1,11 +1,11 @@
-//! What lies between a TLS connection and its socket: records that are written in a row may leave in
-//! one system call. OpenSSL hands every record to its socket by itself, and at full speed that call
-//! costs several times what the encryption does.
+//! A buffer between a TLS connection and its socket, so that several records can be written in one system
+//! call. OpenSSL writes every record to its socket separately, and at full speed that call costs several
+//! times as much as the encryption.
 //!
-//! Invariants: bytes are kept only while someone [holds](hold) them together, or the socket is full,
-//! and are on their way before a flush is complete; the records themselves are as they were.
+//! Invariants: bytes are kept only while [`hold`] is set, or the socket is full, and are written before a
+//! flush is complete; the records themselves are not changed.
 //!
-//! This file must not know what is in the records, or why they may wait for each other.
+//! This file must not know what is in the records, or why they are written together.
 
 use std::fmt;
 use std::io;
@@ -24,26 +24,26 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are kept at most. Whoever holds writes less than this before a flush.
+/// Bytes that are kept at most. Callers of [`hold`] write less than this before a flush.
 const MOST: usize = 64 << 10;
 
 /// A socket under a TLS connection.
 pub struct Combined {
     socket: L4Stream,
     held: AtomicBool,
-    /// What is to be sent before all else; `sent` bytes of it are.
+    /// Bytes to be written first; `sent` of them are written.
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Combined {
-    /// Before that socket.
+    /// A buffer before that socket.
     #[must_use]
     pub fn new(socket: L4Stream) -> Self {
         Self { socket, held: AtomicBool::new(false), bytes: Vec::new(), sent: 0 }
     }
 
-    /// Sends what is kept, and keeps no room for it.
+    /// Writes what is kept, and frees its memory.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
             match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.bytes[self.sent..]))? {
@@ -58,8 +58,8 @@ impl Combined {
     }
 }
 
-/// Keeps what is written to `stream` from now on, up to some 60 KB, until a flush; or no more. False
-/// if it is not a TLS connection over a [`Combined`], and nothing is kept.
+/// Sets whether what is written to `stream` is kept until a flush, up to 64 KiB. Returns false, and has
+/// no effect, if `stream` is not a TLS connection over a [`Combined`].
 pub fn hold(stream: &Stream, hold: bool) -> bool {
     let stream = (**stream).as_any().downcast_ref::<SslStream<Combined>>();
     stream.is_some_and(|stream| {
@@ -113,7 +113,7 @@ impl fmt::Debug for Combined {
     }
 }
 
-// What Pingora asks of every connection, answered by the socket.
+// What Pingora asks of every connection; the socket answers.
 
 impl UniqueID for Combined {
     fn id(&self) -> UniqueIDType {

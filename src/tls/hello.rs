@@ -1,7 +1,9 @@
-//! Reads what matters here out of a ClientHello (RFC 8446 §4.1.2) before OpenSSL acts on it.
+//! Reads a ClientHello (RFC 8446 §4.1.2) before OpenSSL acts on it: the server name, the limit that the
+//! client asks for, and whether it can speak TLS 1.2.
 //!
-//! Everything read here comes from the network: whatever does not parse is taken as absent, and
-//! OpenSSL, which reads it after us, refuses the handshake with the right alert.
+//! Everything read here comes from the network: what does not parse counts as absent, and OpenSSL, which
+//! reads it afterwards, refuses the handshake with the right alert. This file must not know what is
+//! decided by it.
 
 use openssl::ssl::{SslRef, SslVersion};
 
@@ -11,18 +13,18 @@ use super::record::MaxFragmentLength;
 const SERVER_NAME: u16 = 0;
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// What a client says of itself.
+/// What a ClientHello says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The server name it asks for, in lower case.
+    /// The server name, in lower case.
     pub server_name: Option<String>,
-    /// The record limit it asks for.
+    /// The record limit that the client asks for.
     pub max_fragment_length: Option<MaxFragmentLength>,
-    /// Whether it can speak TLS 1.2.
+    /// Whether the client can speak TLS 1.2.
     pub speaks_tls12: bool,
 }
 
-/// Reads the ClientHello at hand. To be called from the ClientHello callback alone.
+/// Reads the ClientHello that is being processed. To be called only from the ClientHello callback.
 pub fn read(ssl: &mut SslRef) -> Hello {
     let server_name = gaps::client_hello_extension(ssl, SERVER_NAME).and_then(server_name);
     let mfl = gaps::client_hello_extension(ssl, MaxFragmentLength::TYPE);
@@ -54,14 +56,14 @@ pub fn offers_version(data: &[u8], version: u16) -> bool {
         && versions.chunks_exact(2).any(|v| u16::from_be_bytes([v[0], v[1]]) == version)
 }
 
-/// Whether there is a suite that this server would take in TLS 1.2: ECDHE with AES-GCM (RFC 5289) or
+/// Whether one of the suites is accepted by this server in TLS 1.2: ECDHE with AES-GCM (RFC 5289) or
 /// ChaCha20 (RFC 7905), all of which begin with one of two bytes.
 #[must_use]
 pub fn has_tls12_suite(suites: &[u8]) -> bool {
     suites.chunks_exact(2).any(|suite| matches!(suite[0], 0xc0 | 0xcc))
 }
 
-/// A vector with a length of two bytes before it, and what comes after (RFC 8446 §3.4).
+/// Splits off a vector that begins with its length in two bytes (RFC 8446 §3.4).
 fn vector16(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = data.split_first_chunk::<2>()?;
     rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))

@@ -1,7 +1,7 @@
-//! What a TLS listener proves itself with: a certificate chain and the key that fits it.
+//! What a TLS listener authenticates with: a certificate chain and its private key.
 //!
-//! An [`Identity`] that exists is usable: it was parsed, and its key belongs to its certificate.
-//! The key never appears in a message or in `Debug` output.
+//! Invariant: every [`Identity`] is usable: it was parsed, and its key belongs to its certificate. The
+//! key never appears in a message or in `Debug` output. This file must not know who it is for.
 
 use std::fmt;
 use std::io;
@@ -68,7 +68,7 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// If OpenSSL fails, which it does not for want of anything in `names`.
+    /// If OpenSSL fails; no value of `names` makes it fail.
     pub fn self_signed(names: &[&str]) -> Result<Self, ErrorStack> {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
         let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
@@ -131,7 +131,7 @@ impl Identity {
         self.all_names().iter().any(|name| names.contains(name))
     }
 
-    /// Whether the leaf names that host itself, in lower case, and not by a wildcard.
+    /// Whether the leaf has that host, in lower case, among its names, not counting wildcards.
     #[must_use]
     pub fn names(&self, host: &str) -> bool {
         self.all_names().iter().any(|name| name == host)
@@ -144,8 +144,8 @@ impl Identity {
         names.map(str::to_ascii_lowercase).collect()
     }
 
-    /// The length of the Certificate message that carries the chain, in bytes: what must fit a
-    /// device's buffer whole. TLS 1.3 (RFC 8446 §4.4.2) needs 1 byte and 2 for each certificate
+    /// The length of the Certificate message that carries the chain, in bytes. Many devices need it to fit
+    /// their buffer in one piece. TLS 1.3 (RFC 8446 §4.4.2) needs 1 byte and 2 for each certificate
     /// more than TLS 1.2 (RFC 5246 §7.4.2); this is the larger figure.
     #[must_use]
     pub fn certificate_message(&self) -> usize {
@@ -174,7 +174,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Why a certificate and a key are of no use.
+/// Why a certificate and a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The certificate file cannot be read.

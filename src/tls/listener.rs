@@ -1,5 +1,5 @@
-//! The TLS side of a listener: OpenSSL contexts on which every record, the handshake's included,
-//! is within the connection's limit.
+//! The TLS side of a listener: OpenSSL contexts whose connections send no record, the handshake's
+//! included, above their limit.
 //!
 //! TLS 1.2 and 1.3 (small stacks speak one or the other), HTTP/1.1 only. The limit is the smallest
 //! of the cap for that client and what it asks for by max_fragment_length (RFC 6066 §4) or
@@ -26,24 +26,24 @@ use super::identity::Identity;
 use super::openssl_gaps as gaps;
 use super::record::{ChunkSize, Fragments, Offer, RecordSizeLimit, RecordSizeLimitError};
 
-/// Key exchange groups. A device offers one of these; ML-KEM, which OpenSSL would add, costs 6 KB
-/// a connection for as long as it lives.
+/// Key exchange groups. A device offers one of these; ML-KEM, which OpenSSL would add, costs 6 KB of
+/// memory for the whole life of a connection.
 const GROUPS: &str = "X25519:P-256:P-384";
 
-/// The one protocol offered by ALPN, in wire form (RFC 7301 §3.1). A client that names others only
-/// is served all the same: none of the small stacks sends ALPN, and HTTP/1.1 is the default.
+/// The only protocol offered by ALPN, in wire form (RFC 7301 §3.1). A client that names only others is
+/// served too: none of the small stacks sends ALPN, and HTTP/1.1 is the default.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
 
-/// Begins every session id context; a session must not be resumed in another application's
+/// The beginning of every session id context, so that no session of another application is resumed
 /// (RFC 5246 §F.1.4).
 const SESSION_CONTEXT: &[u8] = b"dripline";
 
-/// What is known of a client when the size of the handshake's records must be decided.
+/// What is known of a client when the size of the handshake's records is decided.
 #[derive(Debug, Clone, Copy)]
 pub struct Client<'a> {
     /// Its address.
     pub address: Option<IpAddr>,
-    /// The server name that it asks for, in lower case.
+    /// The server name in its ClientHello, in lower case.
     pub server_name: Option<&'a str>,
 }
 
@@ -58,8 +58,8 @@ pub struct Settings {
     /// How many session tickets a TLS 1.3 client gets, 0 to 2; with 0 a TLS 1.2 client gets none
     /// either.
     pub tickets: u8,
-    /// Give TLS 1.2 to a client that offers max_fragment_length and can speak it: mbedTLS 3.6 fails
-    /// on the answer in TLS 1.3, which OpenSSL cannot be kept from sending.
+    /// Whether to negotiate TLS 1.2 with a client that offers max_fragment_length and can speak it.
+    /// mbedTLS 3.6 fails on the answer to the extension in TLS 1.3, which OpenSSL always sends.
     pub mfl_prefers_tls12: bool,
 }
 
@@ -73,7 +73,7 @@ impl Settings {
     pub const DEFAULT_MFL_PREFERS_TLS12: bool = true;
 }
 
-/// What a connection asked for and was given; kept with it.
+/// What a connection asked for and was given; stored with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
     /// The cap of the listener, the server name or the client's profile, in bytes.
@@ -103,8 +103,8 @@ pub fn negotiated(ssl: &SslRef) -> Option<Negotiated> {
     ssl.ex_data(*NEGOTIATED).copied()
 }
 
-/// The server name that this connection's ClientHello asks for, in lower case. OpenSSL's own answer
-/// would be the resumed session's in TLS 1.2, and none where no callback chose a certificate by it.
+/// The server name in this connection's ClientHello, in lower case. OpenSSL itself would return the resumed
+/// session's name in TLS 1.2, and none if no callback chose a certificate by name.
 #[must_use]
 pub fn server_name(ssl: &SslRef) -> Option<&str> {
     ssl.ex_data(*SERVER_NAME).map(String::as_str)
@@ -123,13 +123,13 @@ pub fn connection(acceptor: &SslAcceptor, address: Option<IpAddr>) -> Result<Ssl
     Ok(ssl)
 }
 
-/// Builds the acceptor of one listener. The first identity serves clients that name no server, or
-/// one that no certificate is for; with a second one of the other key type beside it, each client
-/// gets what it can verify.
+/// Builds the acceptor of one listener. The first identity is used for clients that name no server, or
+/// one that no certificate is for. If there is a second identity with another key type, each client gets
+/// the one that it can verify.
 ///
 /// # Errors
 ///
-/// If OpenSSL refuses a setting; with checked identities it does not.
+/// If OpenSSL refuses a setting, which it does not with checked identities.
 ///
 /// # Panics
 ///
@@ -160,11 +160,11 @@ fn prepare(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), E
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_groups_list(GROUPS)?;
-    // A client that takes both gets ECDSA, which is shorter and faster for it to verify. One that puts
-    // ChaCha20 first has no AES in hardware, and gets that.
+    // A client that accepts both gets ECDSA, which is shorter and faster to verify. A client that lists
+    // ChaCha20 first has no AES in hardware, and gets ChaCha20.
     builder.set_options(SslOptions::CIPHER_SERVER_PREFERENCE | SslOptions::PRIORITIZE_CHACHA);
     builder.set_session_id_context(SESSION_CONTEXT)?;
-    // Tickets make resumption work without a cache; a cache of sessions would only grow.
+    // Resumption works by tickets; a cache of sessions would only grow.
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(settings.tickets.into())?;
     if settings.tickets == 0 {
@@ -188,7 +188,7 @@ fn prepare(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), E
     )
 }
 
-/// Looks at the ClientHello before OpenSSL does, and sets the limits of this connection.
+/// Reads the ClientHello before OpenSSL does, and sets the limits of this connection.
 fn read_hello(ssl: &mut SslRef, settings: &Settings) -> Result<(), ErrorStack> {
     let Hello { server_name, max_fragment_length, speaks_tls12 } = hello::read(ssl);
     let address = ssl.ex_data(*ADDRESS).copied();
@@ -199,8 +199,8 @@ fn read_hello(ssl: &mut SslRef, settings: &Settings) -> Result<(), ErrorStack> {
     let offer = Offer { max_fragment_length, record_size_limit: None };
     limit(ssl, Negotiated { cap, offer })?;
     if let Some(mfl) = max_fragment_length {
-        // A session remembers its max_fragment_length and replays it, so it may be resumed only by
-        // a client that asks for the same one again.
+        // A session stores its max_fragment_length and applies it again, so only a client that asks for
+        // the same one may resume it.
         gaps::set_session_id_context(ssl, &[SESSION_CONTEXT, b"/mfl", &[mfl.code()]].concat())?;
         if speaks_tls12 && settings.mfl_prefers_tls12 {
             ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
@@ -249,8 +249,8 @@ fn read_record_size_limit(
     limit(ssl, known).map_err(|_| SslAlert::INTERNAL_ERROR)
 }
 
-/// Only asked when the client sent the extension. With max_fragment_length beside it, OpenSSL
-/// answers that one, and RFC 8449 §5 forbids to answer both.
+/// Called only if the client sent the extension. If it sent max_fragment_length too, OpenSSL answers
+/// that one, and RFC 8449 §5 forbids answering both.
 fn answer_record_size_limit(ssl: &SslRef, context: ExtensionContext) -> Option<[u8; 2]> {
     let offer = negotiated(ssl)?.offer;
     if offer.max_fragment_length.is_some() {
@@ -260,8 +260,8 @@ fn answer_record_size_limit(ssl: &SslRef, context: ExtensionContext) -> Option<[
     Some(if tls13 { RecordSizeLimit::OURS_TLS13 } else { RecordSizeLimit::OURS_TLS12 })
 }
 
-/// The identity itself, and with it one of each other key type: for the same name, or, for clients
-/// that name none, the first there is.
+/// The identity itself and one of each other key type: one for the same name or, for clients that name
+/// no server, the first.
 fn companions<'a>(
     of: &'a Arc<Identity>,
     all: &'a [Arc<Identity>],
@@ -302,7 +302,7 @@ fn choose_by_name(builder: &mut SslContextBuilder, named: Vec<(Arc<Identity>, Ss
         let exact = named.iter().find(|(identity, _)| identity.names(&name));
         match exact.or_else(|| named.iter().find(|(identity, _)| identity.is_for(&name))) {
             Some((_, context)) => ssl.set_ssl_context(context).map_err(|_| SniError::ALERT_FATAL),
-            // The default certificate may still be what a device wants, which checks no names.
+            // The default certificate may do for a device that does not check names.
             None => Ok(()),
         }
     });

@@ -1,4 +1,7 @@
-//! Record arithmetic: what a client may ask for, and how OpenSSL is to be told.
+//! Record sizes: what is configured, what a client may ask for, and the OpenSSL settings that keep both.
+//!
+//! Invariant: no value of these types is a record size that TLS does not allow. It must not know OpenSSL's
+//! calls, or who decides.
 //!
 //! Pure. All sizes are plaintext bytes of one record: the fragment of RFC 5246 §6.2.1 and the
 //! content of RFC 8446 §5.2, without header, content-type byte, padding and authentication tag.
@@ -53,7 +56,7 @@ impl std::fmt::Display for ChunkSize {
     }
 }
 
-/// A chunk size that no TLS record can have, or that no device asks for.
+/// A size that no TLS record can have, or that no device asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} bytes is not a possible record size; write 64 to 16384")]
 pub struct ChunkSizeError(pub u64);
@@ -85,8 +88,8 @@ impl MaxFragmentLength {
     /// The extension's number.
     pub const TYPE: u16 = 1;
 
-    /// Reads the extension's data; None if it is not one of the four codes, which is OpenSSL's to
-    /// refuse with `illegal_parameter`.
+    /// Reads the extension's data. None if it is not one of the four codes; OpenSSL refuses such a
+    /// handshake with `illegal_parameter`.
     #[must_use]
     pub fn parse(data: &[u8]) -> Option<Self> {
         match data {
@@ -112,7 +115,7 @@ impl MaxFragmentLength {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordSizeLimit(u16);
 
-/// Why a record_size_limit extension is an error, by the alert that says so.
+/// Why a record_size_limit extension is an error; each is named after its alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordSizeLimitError {
     /// Not two bytes long: `decode_error`.
@@ -125,8 +128,8 @@ pub enum RecordSizeLimitError {
 impl RecordSizeLimit {
     /// The extension's number.
     pub const TYPE: u16 = 28;
-    /// What dripline takes itself: the largest value there is, in wire form. The limit of TLS 1.3
-    /// counts the content-type byte (RFC 8449 §4): 2^14 + 1.
+    /// dripline's own limit: the largest value possible, in wire form. The limit of TLS 1.3 counts the
+    /// content-type byte (RFC 8449 §4): 2^14 + 1.
     pub const OURS_TLS13: [u8; 2] = 16_385u16.to_be_bytes();
     /// The same for TLS 1.2: 2^14.
     pub const OURS_TLS12: [u8; 2] = 16_384u16.to_be_bytes();
@@ -135,7 +138,7 @@ impl RecordSizeLimit {
     ///
     /// # Errors
     ///
-    /// If its length or value is none that RFC 8449 §4 allows. Values beyond the protocol's largest
+    /// If RFC 8449 §4 does not allow its length or value. Values beyond the protocol's largest
     /// record are allowed: a server must not enforce that bound, as an extension might raise it.
     pub fn parse(data: &[u8]) -> Result<Self, RecordSizeLimitError> {
         let data: [u8; 2] = data.try_into().map_err(|_| RecordSizeLimitError::Decode)?;
@@ -165,8 +168,8 @@ pub struct Offer {
 
 impl Offer {
     /// The largest record to send, in bytes: the smallest of the operator's cap and what the client
-    /// asked for. RFC 8449 §5 would have max_fragment_length ignored when both are offered; OpenSSL
-    /// answers it all the same, so both are obeyed.
+    /// asked for. By RFC 8449 §5 max_fragment_length is ignored if both are offered; OpenSSL answers it
+    /// nevertheless, so both limits are kept.
     #[must_use]
     pub fn limit(&self, cap: usize) -> usize {
         let asked =

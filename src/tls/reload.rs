@@ -1,6 +1,8 @@
-//! Certificates that change while the daemon runs: read again when their files change or when asked
-//! to, for new handshakes alone. Running connections keep what they have, and a pair of files that
-//! cannot be used changes nothing.
+//! Certificates that change while the daemon runs. They are read again when their files change or on
+//! request, and used for new handshakes only.
+//!
+//! Invariant: running connections keep their certificates, and files that cannot be used change nothing.
+//! This file must not know how a certificate is checked or used.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,32 +14,34 @@ use openssl::error::ErrorStack;
 use openssl::ssl::SslAcceptor;
 use tokio::sync::watch;
 
+use super::failure;
 use super::identity::{Identity, IdentityError};
 use super::listener::{self, Settings};
 
-/// How often the files are looked at. Renewal tools replace them days before the old ones expire.
+/// How often the files are checked for changes. Renewal tools replace them days before the old ones expire.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// The acceptor of one listener, replaced when its certificates are.
 pub struct Reloading {
-    /// Where the certificates are configured, for the log.
+    /// The key of the configuration that names the certificates, for the log.
     key: String,
     current: ArcSwap<SslAcceptor>,
-    made_of: Mutex<Material>,
+    material: Mutex<Material>,
 }
 
-/// What the acceptor is made of.
+/// What the acceptor is built from.
 #[derive(Clone)]
 struct Material {
     identities: Vec<Arc<Identity>>,
     /// Empty if the identities are not from files.
     files: Vec<(PathBuf, PathBuf)>,
     settings: Settings,
-    /// What the files were like when they were last read.
-    seen: Vec<Option<Stamp>>,
+    /// The state of the files when they were last read.
+    stamps: Vec<Option<Stamp>>,
 }
 
-/// Tells one state of a file from another. A renewed certificate is a new file, or has a new time.
+/// Identifies a state of a file, by its time and length. A renewed certificate is a new file, or has a new
+/// time.
 type Stamp = (SystemTime, u64);
 
 impl Reloading {
@@ -53,28 +57,28 @@ impl Reloading {
         settings: Settings,
     ) -> Result<Self, ErrorStack> {
         let current = ArcSwap::from_pointee(listener::acceptor(identities, &settings)?);
-        let (identities, seen) = (identities.to_vec(), stamps(&files));
-        let made_of = Mutex::new(Material { identities, files, settings, seen });
-        Ok(Self { key, current, made_of })
+        let (identities, stamps) = (identities.to_vec(), stamps(&files));
+        let material = Mutex::new(Material { identities, files, settings, stamps });
+        Ok(Self { key, current, material })
     }
 
-    /// What the next handshake uses.
+    /// The acceptor for the next handshake.
     #[must_use]
     pub fn current(&self) -> Arc<SslAcceptor> {
         self.current.load_full()
     }
 
-    /// Reads the files again, whether they look changed or not. What cannot be used is logged, and
-    /// changes nothing.
+    /// Reads the files again, whether they have changed or not. Files that cannot be used are logged and
+    /// change nothing.
     pub fn reload(&self) {
-        let mut made_of = self.made_of();
-        if made_of.files.is_empty() {
+        let mut material = self.material();
+        if material.files.is_empty() {
             return;
         }
-        made_of.seen = stamps(&made_of.files);
-        match made_of.read() {
+        material.stamps = stamps(&material.files);
+        match material.read() {
             Ok((identities, acceptor)) => {
-                made_of.identities = identities;
+                material.identities = identities;
                 self.current.store(Arc::new(acceptor));
                 info!("{}: certificates read again, for new connections", self.key);
             }
@@ -82,12 +86,12 @@ impl Reloading {
         }
     }
 
-    /// Changes what is configured: `identities`, or those in use if there are none, which were read
-    /// from `files`; and how many tickets a client gets and whether TLS 1.2 is preferred.
+    /// Applies a new configuration: `identities` (None: those in use stay), which were read from `files`,
+    /// the number of tickets of a client, and whether TLS 1.2 is preferred.
     ///
     /// # Errors
     ///
-    /// If OpenSSL refuses a setting; then nothing changes.
+    /// If OpenSSL refuses a setting; nothing changes then.
     pub fn renew(
         &self,
         identities: Option<&[Arc<Identity>]>,
@@ -95,27 +99,27 @@ impl Reloading {
         tickets: u8,
         mfl_prefers_tls12: bool,
     ) -> Result<(), ErrorStack> {
-        let mut made_of = self.made_of();
-        let settings = Settings { tickets, mfl_prefers_tls12, ..made_of.settings.clone() };
-        let identities = identities.map_or_else(|| made_of.identities.clone(), <[_]>::to_vec);
+        let mut material = self.material();
+        let settings = Settings { tickets, mfl_prefers_tls12, ..material.settings.clone() };
+        let identities = identities.map_or_else(|| material.identities.clone(), <[_]>::to_vec);
         let acceptor = listener::acceptor(&identities, &settings)?;
-        let (files, seen) = (files.to_vec(), stamps(files));
-        *made_of = Material { identities, files, settings, seen };
+        let (files, stamps) = (files.to_vec(), stamps(files));
+        *material = Material { identities, files, settings, stamps };
         self.current.store(Arc::new(acceptor));
         Ok(())
     }
 
     fn changed(&self) -> bool {
-        let made_of = self.made_of();
-        made_of.seen != stamps(&made_of.files)
+        let material = self.material();
+        material.stamps != stamps(&material.files)
     }
 
-    fn made_of(&self) -> MutexGuard<'_, Material> {
+    fn material(&self) -> MutexGuard<'_, Material> {
         // Nothing panics while it is held.
-        self.made_of.lock().unwrap_or_else(PoisonError::into_inner)
+        self.material.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reloads when the files change and whenever `asked` does. Never ends.
+    /// Reloads when the files change and whenever `asked` changes. Never returns.
     pub async fn watch(self: Arc<Self>, mut asked: watch::Receiver<u64>) {
         let mut ticks = tokio::time::interval(EVERY);
         loop {
@@ -124,7 +128,7 @@ impl Reloading {
                 changed = asked.changed() => changed.is_ok(),
             };
             let this = Arc::clone(&self);
-            // Files, and a key's arithmetic: no work for a thread that drips.
+            // Reading files and checking keys would block a thread that drips.
             let work = move || {
                 if due || this.changed() {
                     this.reload();
@@ -154,7 +158,7 @@ impl Material {
 enum ReadError {
     #[error("{0}: {1}")]
     Identity(String, IdentityError),
-    #[error(transparent)]
+    #[error("{}", failure::reason(.0).unwrap_or("OpenSSL refuses them"))]
     Tls(#[from] ErrorStack),
 }
 
