@@ -152,6 +152,7 @@ fn explain(
 }
 
 /// Shows the running drips, one line each, once a second. Never returns.
+#[expect(clippy::disallowed_methods, reason = "the elapsed time of a drip is shown")]
 async fn show(transfers: Live) {
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     loop {

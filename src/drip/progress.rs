@@ -66,6 +66,10 @@ impl Progress {
 
     /// Time since the last body record, or since the response began.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the age of a response and of its last record are reported"
+    )]
     pub fn since_last(&self) -> Duration {
         let last = Duration::from_millis(self.last_at.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(last)
@@ -84,6 +88,10 @@ impl Progress {
     }
 
     /// Counts a record, or a piece of an upload.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the age of a response and of its last record are reported"
+    )]
     pub fn record(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

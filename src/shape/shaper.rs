@@ -252,6 +252,10 @@ impl Shaper {
     }
 
     /// Nanoseconds since the start. To be read under the lock, so that the tree's time never goes back.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the class tree is given the time, and this is where it comes from"
+    )]
     fn now(&self) -> Nanos {
         Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
     }

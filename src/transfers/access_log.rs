@@ -35,6 +35,7 @@ pub(super) fn begin(transfer: &Transfer) {
 }
 
 /// The line of a transfer that has ended.
+#[expect(clippy::disallowed_methods, reason = "the duration of a transfer is logged")]
 pub(super) fn end(transfer: &Transfer, end: End) {
     let client = client(transfer);
     let duration_ms = u64::try_from(transfer.began.elapsed().as_millis()).unwrap_or(u64::MAX);
