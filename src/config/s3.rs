@@ -8,6 +8,7 @@ use openssl::x509::X509;
 use super::field::Field;
 use super::section::Section;
 use crate::s3::endpoint::{Addressing, BucketName, Endpoint, EndpointError, HostKind, Region};
+use crate::s3::region_names::probably_meant;
 
 /// The bucket, and how its host is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,13 @@ pub(super) fn s3(mut section: Section<'_>, needed: bool) -> Option<S3> {
         }
         endpoint.map_err(|error| reader.fail(error.key(), error.to_string())).ok()
     });
+    // An endpoint of another kind may have any name for its region.
+    if let (Some(region), Some(endpoint), None) = (&region, &endpoint, &url)
+        && let Some(meant) = probably_meant(region)
+    {
+        let host = endpoint.host();
+        reader.warn(format!("s3.region: {region} gives the host {host}; did you mean {meant}?"));
+    }
     let ca = section.take("ca").and_then(|field| ca_file(&field));
     let authorization = section.flag("authorization", false);
     section.finish(&[]);

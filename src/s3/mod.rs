@@ -16,6 +16,7 @@ pub mod outgoing;
 pub mod presigned;
 pub mod put;
 pub mod quiet;
+pub mod region_names;
 pub mod resolve;
 pub mod settings;
 pub mod upstream;

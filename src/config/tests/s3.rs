@@ -81,3 +81,21 @@ fn the_ca_file_must_be_there_and_hold_certificates() {
         ["s3.ca: cannot read /nonexistent/ca: No such file or directory (os error 2)"]
     );
 }
+
+#[test]
+fn a_region_that_looks_mistyped_is_warned_of_with_the_host_that_it_gives() {
+    let warnings = |s3: &str| {
+        let yaml =
+            format!("admin: off\nlisten: [{{addr: '0.0.0.0:1'}}]\ns3: {{bucket: firmware, {s3}}}");
+        world().yaml(&yaml).load().warnings
+    };
+    assert_eq!(
+        warnings("region: eu-wset-1"),
+        [
+            "s3.region: eu-wset-1 gives the host firmware.s3.eu-wset-1.amazonaws.com; did you mean eu-west-1?"
+        ]
+    );
+    assert_eq!(warnings("region: eu-west-1a").len(), 1);
+    assert_eq!(warnings("region: eu-west-1"), Vec::<String>::new());
+    assert_eq!(warnings("region: eu-wset-1, endpoint: 'https://a.example'"), Vec::<String>::new());
+}
