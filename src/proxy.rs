@@ -51,23 +51,23 @@ pub use context::Context;
 use context::{ClientRequest, Delivery};
 use delivery::{client, paced};
 use own_response::{OwnResponse, failure_kind};
-use plan::{Facts, Plan, Request, is_small_range, plan};
+use plan::{Plan, Request, ServerFacts, is_small_range, plan};
 use response::trim;
 pub use state::ProcessState;
 use upload::Uploads;
 
-/// How often a request is tried at another of S3's addresses before it fails.
+/// How many of S3's addresses are tried for a request before it fails.
 const CONNECT_TRIES: u32 = 3;
 
 /// The device side of dripline as Pingora drives it: serves one bucket, each kind of device at its pace.
 pub struct DripProxy {
-    /// How S3 is talked to.
+    /// How connections to S3 are made.
     pub upstream: Upstream,
-    /// Where S3 is.
+    /// Finds S3's addresses.
     pub resolver: Arc<Resolver>,
-    /// The kinds of devices.
+    /// How each kind of device is served.
     pub profiles: Arc<ArcSwap<Profiles>>,
-    /// Where bodies come from, if there is a spool.
+    /// The spool, if there is one.
     pub spool: Option<Arc<Spool>>,
     /// The class tree, if there is one.
     pub shaper: Option<Arc<Shaper>>,
@@ -95,7 +95,7 @@ impl DripProxy {
         Ok(request.finish())
     }
 
-    /// Whether S3 is to be read no faster than the client: a body that takes its time.
+    /// Whether S3 is to be read no faster than the client: the body is sent slowly and may be long.
     fn wants_valve(request: &RequestHeader, delivery: &Delivery) -> bool {
         request.method == Method::GET && delivery.is_slow() && !is_small_range(&request.headers)
     }
@@ -137,7 +137,7 @@ impl ProxyHttp for DripProxy {
                 headers: &request.headers,
                 has_body,
             },
-            &Facts {
+            &ServerFacts {
                 endpoint: &self.upstream.endpoint,
                 uploads: self.uploads.is_some(),
                 spool: self.spool.is_some(),

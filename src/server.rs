@@ -130,7 +130,7 @@ impl Server {
         self.tunnels.as_ref()?.bound.socket.local_addr().ok()
     }
 
-    /// What this server counts and lists, and whether it takes clients.
+    /// What this server counts and lists, and whether it accepts clients.
     #[must_use]
     pub fn state(&self) -> ProcessState {
         self.state.clone()
@@ -142,7 +142,7 @@ impl Server {
         self.shaper.clone()
     }
 
-    /// To be raised for certificates to be read again.
+    /// A change of this value makes the listeners read their certificates again.
     #[must_use]
     pub fn reload(&self) -> watch::Sender<u64> {
         self.reload.clone()
@@ -165,7 +165,7 @@ impl Server {
         let mut listeners = JoinSet::new();
         let devices = self.devices.len();
         for Device { bound: Bound { addr, socket }, tls, proxy_protocol } in self.devices {
-            // The configuration has an S3 for them.
+            // A configuration with device listeners has an S3.
             let Some(proxy) = &self.proxy else { continue };
             let kind = if tls.is_some() { "https" } else { "http" };
             info!("listening on {kind}://{}", socket.local_addr()?);
@@ -211,8 +211,8 @@ impl Server {
         lifecycle.started();
         info!("ready: {devices} device listener(s)");
         let stop = stop.await;
-        // What is asked at the successor's address is for the successor to answer. Otherwise these
-        // answer to the end: a load balancer must see why no new clients are taken.
+        // After a hand-over the successor answers at these addresses. Otherwise they answer until the end
+        // of the drain, so that a load balancer sees that no new clients are accepted.
         handed_over.send_replace(stop == Stop::HandedOver);
         let cut = drain(&lifecycle, stop, &self.settings).await;
         if cut > 0 {

@@ -29,10 +29,10 @@ pub struct Context {
     pub delivery: Delivery,
     /// What S3 is asked.
     pub s3: S3Request,
-    /// What S3 has authorised and the spool serves.
+    /// What the spool serves, after S3 has authorised it.
     pub spooled: Option<spool::Authorised>,
     drip: Option<Drip>,
-    /// The drip that goes on when the request is over.
+    /// The body that goes on when the request is over.
     detached: Mutex<Option<Box<Detached>>>,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.
     pub active: Option<Active>,
@@ -169,7 +169,7 @@ struct Drip {
     progress: Arc<Progress>,
 }
 
-/// All that is remembered of a request whose body still drips.
+/// What is kept of a request whose body still drips.
 struct Detached {
     drip: Drip,
     /// Keeps a drain waiting. Dropped after `drip`, so that the log line is written in time.

@@ -1,5 +1,5 @@
-//! GET and HEAD before Pingora goes on with them: the spool has S3 authorise the request, and what S3
-//! answers to that is served from the spool, relayed, or asked again directly.
+//! GET and HEAD of what may come from the spool: S3 is asked to authorise the request. After that the
+//! object is served from the spool, S3's answer is relayed, or the request goes direct.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,7 +32,7 @@ impl DripProxy {
         match spool.authorise(&ask).await {
             Verdict::Serve(served) => {
                 ctx.spooled = Some(served);
-                // For hours it would hold a signature that nobody needs any more.
+                // Else the context would hold a signature for hours that is not needed any more.
                 ctx.s3.target = Vec::new();
             }
             Verdict::Direct(_) => {}
@@ -45,7 +45,7 @@ impl DripProxy {
         Ok(false)
     }
 
-    /// The key that brings what was authorised to the cache's look-up.
+    /// The cache key that hands the authorised object to pingora-cache's look-up.
     pub(super) fn cache_key(ctx: &Context) -> Result<CacheKey> {
         let served = ctx.spooled.as_ref();
         let head = served.and_then(|served| served.reader.head());

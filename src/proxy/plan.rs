@@ -1,7 +1,7 @@
 //! What becomes of a request, decided once, from its head alone.
 //!
-//! Pure. Invariant: a request has one plan, and nothing downstream reads its target or method again to
-//! decide another. What S3 will answer, and what the spool holds, is not known here.
+//! Pure. Invariant: a request has one plan, and no later phase reads its target or method to make another.
+//! This file must not know what the spool holds or what S3 will answer.
 
 use std::time::SystemTime;
 
@@ -25,9 +25,9 @@ pub struct Request<'a> {
     pub has_body: bool,
 }
 
-/// What the plan depends on beside the request.
+/// What the plan depends on besides the request.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct ServerFacts<'a> {
     /// Where the bucket is.
     pub endpoint: &'a Endpoint,
     /// Whether PUT is served.
@@ -99,9 +99,9 @@ impl Refusal {
     }
 }
 
-/// Decides what becomes of a request. The key is returned beside the plan, since a request that is
+/// Decides what becomes of a request. The key is returned besides the plan, since a request that is
 /// refused may have one too.
-pub fn plan<'a>(request: &Request<'a>, facts: &Facts<'_>) -> (Option<ObjectKey<'a>>, Plan) {
+pub fn plan<'a>(request: &Request<'a>, facts: &ServerFacts<'_>) -> (Option<ObjectKey<'a>>, Plan) {
     let Route { key, query } = match route(request.method, request.target, facts.uploads) {
         Ok(route) => route,
         Err(refusal) => return (None, Plan::Refuse(Refusal::Route(refusal))),
@@ -112,7 +112,7 @@ pub fn plan<'a>(request: &Request<'a>, facts: &Facts<'_>) -> (Option<ObjectKey<'
 /// The plan of a request for an object.
 fn of_object(
     request: &Request<'_>,
-    facts: &Facts<'_>,
+    facts: &ServerFacts<'_>,
     key: &ObjectKey<'_>,
     query: Option<&[u8]>,
 ) -> Plan {
@@ -177,7 +177,8 @@ mod tests {
             headers: &headers,
             has_body: body,
         };
-        let (key, plan) = plan(&request, &Facts { endpoint: &endpoint.unwrap(), uploads, spool });
+        let (key, plan) =
+            plan(&request, &ServerFacts { endpoint: &endpoint.unwrap(), uploads, spool });
         (key.map(|key| key.to_string()), plan)
     }
 

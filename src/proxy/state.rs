@@ -1,11 +1,11 @@
-//! What all of a process's services share: what they count, what they list, and whether they take
+//! What all services of a process share: what they count, what they list, and whether they accept
 //! clients.
 
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::transfers::Live;
 
-/// What a process counts and lists, and whether it takes clients. A clone is the same state.
+/// What a process counts and lists, and whether it accepts clients. A clone is the same state.
 #[derive(Clone)]
 pub struct ProcessState {
     /// The metrics.

@@ -37,6 +37,8 @@ impl Server {
     /// Takes the sockets of `inherited` where they fit `config`, and binds the other listeners. Must
     /// be called within a tokio runtime.
     ///
+    /// It is long because it takes the whole configuration apart; what it calls is below.
+    ///
     /// # Errors
     ///
     /// If an address cannot be bound or OpenSSL refuses a setting.
