@@ -1,6 +1,6 @@
 //! The command line: `args` defines it, each command has a file. Exit codes are those of sysexits.h.
 //!
-//! A command reads its configuration, calls one room of the crate and prints what came of it. This
+//! A command reads its configuration, calls one room of the crate and prints the result. This
 //! room must not know how anything is done.
 
 mod args;
@@ -22,9 +22,9 @@ use args::{Cli, Command, ConfigArgs};
 
 /// The arguments are wrong.
 const EX_USAGE: u8 = 64;
-/// What was given to work on is wrong: not a presigned URL, or one of another bucket.
+/// The input is wrong: not a presigned URL, or one of another bucket.
 const EX_DATAERR: u8 = 65;
-/// Somebody else is needed, and does not answer or does not do as asked.
+/// Another process or server does not answer, or refuses.
 const EX_UNAVAILABLE: u8 = 69;
 /// The operating system refuses: no threads, no signals, a socket that fails.
 const EX_OSERR: u8 = 71;

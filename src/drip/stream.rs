@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! - one `poll_write` of a full record to the TLS stream below is one TLS record;
-//! - the response head goes out at once, as it is written, and never shares a record with the body;
+//! - the response head is sent at once, as it is written, and never shares a record with the body;
 //!   the first body record follows within 25 ms ([`super::schedule`] says why not at once);
 //! - a body record of a response with a Content-Length is [`Pace::record`] bytes, but for the last;
 //! - while it waits, for a record's time or for its bytes, the stream reads a little of what the client

@@ -1,7 +1,7 @@
 //! The server's answer to an extension: ServerHello in TLS 1.2 (RFC 5246 §7.4.1.3),
 //! EncryptedExtensions in TLS 1.3 (RFC 8446 §4.3.1).
 //!
-//! Pure. OpenSSL has checked these messages already; one that does not parse answers nothing.
+//! Pure. OpenSSL has checked these messages already; one that does not parse counts as no answer.
 
 /// The value of `extension` in a ServerHello, its four header bytes included.
 pub(super) fn in_server_hello(message: &[u8], extension: u16) -> Option<&[u8]> {

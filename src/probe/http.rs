@@ -1,16 +1,16 @@
-//! As much of HTTP/1.1 as it takes to know where a response's head and body end (RFC 9112).
+//! The part of HTTP/1.1 that says where a response's head and body end (RFC 9112).
 //!
 //! Pure.
 
 use super::seen::Head;
 
 impl Head {
-    /// Reads the head at the beginning of `received`, interim responses included: a device must
-    /// read those too. None if it is not there yet.
+    /// Reads the head at the beginning of `received`, interim responses included, since a device must
+    /// read those too. None if it is not complete yet.
     ///
     /// # Errors
     ///
-    /// If what is there is not the beginning of a response.
+    /// If `received` is not the beginning of a response.
     pub fn parse(received: &[u8]) -> Option<Result<Self, String>> {
         let mut length = 0;
         loop {
@@ -37,7 +37,7 @@ impl Head {
     }
 
     /// Whether `received`, which begins with this head, ends where the response ends. Of a chunked
-    /// body it looks at the last bytes alone: enough for a probe that stops early in any case.
+    /// body it checks only the last bytes: enough for a probe, which stops early in any case.
     #[must_use]
     pub fn ends(&self, received: &[u8]) -> bool {
         if matches!(self.status, 204 | 304) {

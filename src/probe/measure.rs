@@ -1,4 +1,4 @@
-//! The arithmetic of what was seen: plaintext sizes, messages against records, medians and pace.
+//! The arithmetic of a probe: plaintext sizes, messages spread over records, medians and pace.
 //!
 //! Pure. All sizes are plaintext bytes of one record, as in [`crate::tls::record`].
 
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::offer::Version;
 
-/// Below this a median gap, in time, is the network's and the kernel's doing: a server at full
-/// speed writes its records less than a millisecond apart.
+/// A median gap below this is caused by the network and the kernel: a server at full speed writes its
+/// records less than a millisecond apart.
 const SHORTEST_PACE: Duration = Duration::from_millis(5);
 
-/// Gaps needed before they can be called regular.
+/// Gaps needed to call them regular.
 const FEWEST_GAPS: usize = 2;
 
 /// The most plaintext that an encrypted record of `length` bytes can hold. It is exact for the
 /// AEAD suites of TLS 1.2; in TLS 1.3 it includes the padding, which a receiver must buffer too
-/// (RFC 8446 §5.4); of a CBC suite's padding only the one byte that must be there is known.
+/// (RFC 8446 §5.4); of a CBC suite's padding only the one mandatory byte is known.
 pub(super) fn plaintext(version: Version, cipher: &str, length: usize) -> usize {
     let overhead = match version {
         // Content type and tag (RFC 8446 §5.2); CCM_8 is the one with a shorter tag.
@@ -52,8 +52,8 @@ pub(super) fn spread(messages: &[usize], records: &[usize]) -> Vec<usize> {
     spread.collect()
 }
 
-/// The same where padding hides how much of a record is used: `after` says for each message how
-/// many records had come when it was complete. Each number is the least that is possible.
+/// The same if padding hides how much of a record is used: `after` is, for each message, the number of
+/// records that had arrived when it was complete. Each result is the smallest possible number.
 pub(super) fn spread_at_least(after: &[usize]) -> Vec<usize> {
     let before = [0].into_iter().chain(after.iter().copied());
     after.iter().zip(before).map(|(after, before)| (after - before).max(1)).collect()

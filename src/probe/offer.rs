@@ -1,7 +1,6 @@
-//! What a probing client offers: one TLS version, and perhaps a limit on the records it takes.
+//! What a probing client offers: one TLS version, and possibly a limit on the records that it accepts.
 //!
-//! Pure. A device offers one of these and never several limits, so each is tried on a connection
-//! of its own.
+//! Pure. A device never offers several limits, so each is tried on a separate connection.
 
 use std::fmt;
 
@@ -70,7 +69,7 @@ impl Limit {
         }
     }
 
-    /// The most content, in bytes, that a record may have under it. In TLS 1.3 a
+    /// The largest content, in bytes, that it allows a record. In TLS 1.3 a
     /// `record_size_limit` counts the content-type byte as well (RFC 8449 §4).
     #[must_use]
     pub const fn content(self, version: Version) -> usize {
@@ -92,12 +91,12 @@ impl fmt::Display for Limit {
 pub struct Offer {
     /// The one version.
     pub version: Version,
-    /// The limit; none is what most small stacks do by default.
+    /// The limit; most small stacks offer none by default.
     pub limit: Option<Limit>,
 }
 
-/// The limits tried in TLS 1.2: every `max_fragment_length` there is, and two sizes between which
-/// a `record_size_limit` of small devices lies.
+/// The limits tried in TLS 1.2: every `max_fragment_length`, and two sizes between which the
+/// `record_size_limit` of small devices lies.
 const LIMITS_TLS12: [Limit; 6] = [
     Limit::MaxFragmentLength(512),
     Limit::MaxFragmentLength(1024),
@@ -107,7 +106,8 @@ const LIMITS_TLS12: [Limit; 6] = [
     Limit::RecordSizeLimit(4096),
 ];
 
-/// The limits tried in TLS 1.3, where hardly a device offers the older extension: its two ends.
+/// The limits tried in TLS 1.3. Few devices offer the older extension there, so only its smallest and
+/// largest values are tried.
 const LIMITS_TLS13: [Limit; 4] = [
     Limit::MaxFragmentLength(512),
     Limit::MaxFragmentLength(4096),

@@ -14,7 +14,7 @@ use super::tap::{self, Log, Record};
 pub struct Connection {
     /// What the client offered.
     pub offer: Offer,
-    /// What was seen, or why there was no handshake.
+    /// What the connection showed, or why there was no handshake.
     pub outcome: Result<Seen, String>,
 }
 
@@ -88,7 +88,7 @@ pub struct Chain {
 }
 
 impl Handshake {
-    /// Sums up a log.
+    /// Computes the handshake from a log.
     pub(super) fn of(log: &Log, offer: Offer, cipher: &str, chain: Chain) -> Self {
         let handshake = log.records.iter().filter(|record| record.kind == tap::HANDSHAKE);
         let records: Vec<usize> = handshake.map(|r| size(r, offer.version, cipher)).collect();
@@ -188,7 +188,7 @@ pub struct Response {
 /// How a response ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// It is whole.
+    /// It is complete.
     Complete {
         /// Whether the server ended the connection with close_notify (RFC 8446 §6.1); unknown if
         /// it left it open.
@@ -196,7 +196,7 @@ pub enum End {
     },
     /// The probe stopped reading at its bound.
     Bounded,
-    /// It broke off, for this reason.
+    /// It ended early, for this reason.
     Broken(String),
 }
 
@@ -214,7 +214,7 @@ pub struct Head {
 }
 
 impl Response {
-    /// Lays the head over the records of a log.
+    /// Computes the response from its head and the records of a log.
     pub(super) fn of(log: &Log, version: Version, cipher: &str, head: Head, end: End) -> Self {
         let data = log.records.iter().filter(|record| record.kind == tap::APPLICATION_DATA);
         let (mut offset, mut head_records, mut head_shared) = (0, 0, false);
@@ -222,7 +222,7 @@ impl Response {
         for record in data {
             let size = size(record, version, cipher);
             let Some((content, at)) = record.content else {
-                // One that OpenSSL refused, or that did not come to its end, was announced.
+                // A record that OpenSSL refused, or that is incomplete, had a header.
                 if matches!(end, End::Broken(_)) {
                     bodies.push(size);
                 }

@@ -1,7 +1,8 @@
-//! The tap on a TLS connection: OpenSSL's message callback, which tells of each record header and
-//! each handshake message as it is processed, decrypted ones of TLS 1.3 included.
+//! The tap on a TLS connection: OpenSSL's message callback, which reports each record header and each
+//! handshake message as it is processed, decrypted ones of TLS 1.3 included.
 //!
-//! The one place of the probe with `unsafe`. It keeps what it is told and judges nothing.
+//! Invariant: the log contains what OpenSSL reported, in that order. This file must not know what it
+//! means.
 
 #![expect(
     unsafe_code,
@@ -38,11 +39,11 @@ const SSL3_RT_INNER_CONTENT_TYPE: c_int = 257;
 pub(super) struct Record {
     /// The content type; of an encrypted record of TLS 1.3, the one inside.
     pub(super) kind: u8,
-    /// Bytes behind the header, encrypted or not.
+    /// Bytes after the header, encrypted or not.
     pub(super) length: usize,
     /// Whether they are encrypted.
     pub(super) sealed: bool,
-    /// Of application data: how many bytes were in it, and when they were there.
+    /// Application data only: how many bytes it contained, and when they arrived.
     pub(super) content: Option<(usize, Instant)>,
 }
 
@@ -105,8 +106,8 @@ impl Tap {
     pub(super) fn attach(ssl: &mut Ssl, version: Version) -> Result<Self, ErrorStack> {
         let tap = Self { version, log: Arc::default() };
         ssl.set_ex_data(index()?, tap.clone());
-        // SAFETY: `ssl` is alive; the callback takes its data from the Ssl that it is given, which
-        // owns a handle of its own, so that no pointer of ours has to outlive anything.
+        // SAFETY: `ssl` is alive. The callback takes its data from the Ssl that it is called with, which
+        // owns a handle of its own, so no pointer from here has to stay valid.
         unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(on_message)) };
         Ok(tap)
     }
@@ -116,8 +117,8 @@ impl Tap {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the application data of the latest record was read: a read yields at most the
-    /// contents of one record (SSL_read(3)), and a buffer of 16 KB takes all of it.
+    /// Records that the application data of the latest record was read: a read returns the contents of at
+    /// most one record (SSL_read(3)), and a buffer of 16 KB is large enough for all of it.
     pub(super) fn read(&self, bytes: usize, at: Instant) {
         let mut log = self.log();
         let record = log.records.iter_mut().rfind(|record| record.kind == APPLICATION_DATA);
@@ -133,7 +134,7 @@ fn index() -> Result<Index<Ssl, Tap>, ErrorStack> {
     if let Some(index) = INDEX.get() {
         return Ok(*index);
     }
-    // Two threads at once would each make one, and agree on the first.
+    // Two threads at the same time would each create one, and use the first.
     let fresh = Ssl::new_ex_index()?;
     Ok(*INDEX.get_or_init(|| fresh))
 }

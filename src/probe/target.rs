@@ -1,4 +1,4 @@
-//! What is probed: an `https` URL, taken apart.
+//! What is probed: the parts of an `https` URL.
 //!
 //! Invariant: the path and query are sent byte for byte as they were given, since a presigned URL's
 //! signature covers them; and the query, which may hold that signature, is never displayed.
@@ -25,7 +25,7 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn parse(text: &str) -> Result<Self, ProbeError> {
         let error = |what: &str| ProbeError::Url(what.to_owned());
-        // What a URL parser would silently drop or encode cannot be sent as it stands.
+        // Characters that a URL parser silently drops or encodes cannot be sent byte for byte.
         if text.bytes().any(|b| !b.is_ascii_graphic()) {
             return Err(error("it holds a space, a control or a non-ASCII character"));
         }

@@ -18,7 +18,7 @@ use openssl::pkey::PKey;
 use openssl::sha::sha256;
 use openssl::sign::Signer;
 
-/// What S3 is told where the body is not part of the signature.
+/// The payload hash of a request whose body is not part of the signature.
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
 /// Where the bucket's name goes.

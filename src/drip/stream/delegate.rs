@@ -1,4 +1,4 @@
-//! What Pingora asks of every connection, answered by the one inside.
+//! What Pingora asks of every connection; the wrapped connection answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::PacedStream;
 #[async_trait]
 impl Shutdown for PacedStream {
     async fn shutdown(&mut self) {
-        // If that fails there is nobody left to say goodbye to.
+        // If that fails, the client has gone already.
         let _ = self.drip_out().await;
         self.inner.shutdown().await;
     }
@@ -68,5 +68,5 @@ impl GetSocketDigest for PacedStream {
     }
 }
 
-// HTTP/2 is never spoken here, so nothing needs to look ahead: the default (no peeking) holds.
+// Only HTTP/2 needs peeking, and it is never spoken here: the default (no peeking) applies.
 impl Peek for PacedStream {}

@@ -122,7 +122,7 @@ mod tests {
         let clock = tokio::spawn(run());
         tokio::task::yield_now().await;
         let began = Instant::now();
-        // A later one first: the clock sleeps too long, and has to be told.
+        // The latest first: the clock sleeps too long, and has to be woken for the earlier ones.
         let due = [500, 25, 25, 500, 9000, 25].map(|ms| began + Duration::from_millis(ms));
         let waiting: Vec<_> = due.iter().map(|at| tokio::spawn(wait(*at))).collect();
         for (at, waited) in due.iter().zip(waiting) {

@@ -18,10 +18,10 @@ use crate::tls::record::ChunkSize;
 /// Where the body begins in a [`Book`].
 const START: u64 = 1000;
 
-/// A source whose bytes tell where they are. It counts how it was asked.
+/// A source whose bytes depend on their offset. It counts its calls.
 #[derive(Debug)]
 struct Book {
-    /// Of this many looks, only the first finds the bytes at hand; 1: all do; 0: none.
+    /// Of this many calls of `read_now`, only the first finds the bytes in memory; 1: all do; 0: none.
     warm: usize,
     /// So many bytes are there.
     printed: watch::Sender<u64>,
