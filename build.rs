@@ -35,7 +35,7 @@ Told to stop, or all is well.
 Wrong command line.
 .TP
 65
-Wrong data: an URL that is not a presigned one, or not one for this configuration.
+Wrong data: not a presigned URL, or not one for this configuration.
 .TP
 69
 Not available: an address cannot be bound, or there is no answer.
@@ -72,13 +72,14 @@ Every key with its default, its unit and the reason.
             }
             fs::create_dir_all(dir)?;
         }
-        let mut command = super::args::Cli::command();
-        command.build();
         for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-            generate_to(shell, &mut command, "dripline", &completions)?;
+            generate_to(shell, &mut super::args::Cli::command(), "dripline", &completions)?;
         }
+        // `help` has no page: man shows what it would.
+        let mut command = super::args::Cli::command().disable_help_subcommand(true);
+        command.build();
         page(&command, "dripline".to_owned(), &man)?;
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        for sub in command.get_subcommands() {
             page(sub, format!("dripline-{}", sub.get_name()), &man)?;
         }
         Ok(())
