@@ -60,7 +60,9 @@ shut_down() {
 # Runs a command in the machine.
 inside() {
     local root=/proc/$init/root
-    nsenter -t "$init" -m -p -u -i -n -C --root="$root" --wd="$root" timeout "${limit:-60}" "$@"
+    # Without the variables of this shell: dripline reads some.
+    nsenter -t "$init" -m -p -u -i -n -C --root="$root" --wd="$root" \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 timeout "${limit:-60}" "$@"
 }
 
 # A property of the service.
