@@ -2,7 +2,7 @@
 //! their configured names, and the hosts where clients of S3 get their credentials.
 //!
 //! Pure. Invariant: what passes here is the name of an S3 endpoint, of Amazon's sign-in services, or one
-//! that an operator wrote out. A bare `*.amazonaws.com` never passes: there, anybody can have a host.
+//! that an operator wrote out. A bare `*.amazonaws.com` never passes: any account can have a host there.
 //! [`address`] checks where a name leads.
 
 pub mod address;
@@ -102,7 +102,7 @@ pub enum EndpointError {
         "is an IP address, which TLS cannot name (RFC 6066 §3); write a name here and its address in resolve"
     )]
     IpLiteral,
-    /// A suffix below which anybody can have a host.
+    /// A suffix below which any customer can have a host.
     #[error(
         "would let clients reach hosts that are not S3; write a longer suffix, or the endpoints' names"
     )]

@@ -70,7 +70,7 @@ pub async fn serve_connection<A>(
         let Ok(same) = same.into_any().downcast::<HttpStream>() else { return };
         stream = same;
         if stream.is_owed_body() {
-            // The next bytes belong to a body that nobody has read: they are no request.
+            // The next bytes belong to a body that was not read: they are no request.
             return stream.shutdown_stream().await;
         }
         let body = settings.and_then(|mut settings| settings.take_user_context());

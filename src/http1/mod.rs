@@ -5,7 +5,7 @@
 //! devices' listeners and the forward proxy stand on them. [`connection`] serves one device's connection,
 //! request by request; [`stream`] is that connection as Pingora sees it.
 //!
-//! Invariant: a request whose framing is ambiguous reaches nobody, and its connection is closed.
+//! Invariant: a request whose framing is ambiguous is passed on to no server, and its connection is closed.
 //!
 //! This room must not know of S3, nor what a request asks for.
 

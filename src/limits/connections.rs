@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_limit_nobody_is_remembered() {
+    fn without_the_limit_no_client_is_remembered() {
         let limiter = limiter(100, 0);
         let mut permit = limiter.admit().unwrap();
         assert!(permit.assign_client("192.0.2.1".parse().unwrap()));

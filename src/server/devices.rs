@@ -124,14 +124,15 @@ impl Serve for Devices {
         let connection = Arc::new(lifecycle.connection());
         let Some(mut permit) = self.limiter.admit() else {
             let full = "too many connections; try again later";
-            return self.reject(socket, StatusCode::SERVICE_UNAVAILABLE, full).await;
+            // Boxed, here and below: a drip's task must not have the room that a refusal needs.
+            return Box::pin(self.reject(socket, StatusCode::SERVICE_UNAVAILABLE, full)).await;
         };
         if !self.read_proxy_header(&mut socket).await {
             return;
         }
         if proxy_header::peer(&socket).is_some_and(|client| !permit.assign_client(client.ip())) {
             let many = "too many connections from this address";
-            return self.reject(socket, StatusCode::TOO_MANY_REQUESTS, many).await;
+            return Box::pin(self.reject(socket, StatusCode::TOO_MANY_REQUESTS, many)).await;
         }
         let served = async {
             // Boxed, so that a drip of hours does not hold the memory that a handshake needs.

@@ -454,8 +454,8 @@ async fn without_a_wait_records_leave_together_and_stay_what_they_are() {
     use crate::tls::combined::Combined;
 
     const LENGTH: usize = 300_010;
-    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = door.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let client = tokio::spawn(async move {
         let connector = SslConnector::builder(SslMethod::tls_client()).unwrap().build();
         let mut ssl = connector.configure().unwrap().into_ssl("localhost").unwrap();
@@ -478,7 +478,7 @@ async fn without_a_wait_records_leave_together_and_stay_what_they_are() {
     let settings = listener::Settings { cap, tickets: 0, mfl_prefers_tls12: true };
     let acceptor = listener::acceptor(&[identity], &settings).unwrap();
     let ssl = listener::connection(&acceptor, None).unwrap();
-    let near = L4Stream::from(door.accept().await.unwrap().0);
+    let near = L4Stream::from(listener.accept().await.unwrap().0);
     let mut tls = SslStream::new(ssl, Combined::new(near)).unwrap();
     tls.accept().await.unwrap();
     let mut stream = PacedStream::new(Box::new(tls));
