@@ -103,8 +103,9 @@ impl DripProxy {
             Ok(head) => head,
             Err(e) => return Outcome::Upstream(e.into_in()),
         };
-        let marks = self.shaper.as_ref().and_then(|shaper| shaper.socket_options(uploads.class()));
-        let put = match uploads.putter.connect(marks.unwrap_or_default()).await {
+        let options =
+            self.shaper.as_ref().and_then(|shaper| shaper.socket_options(uploads.class()));
+        let put = match uploads.putter.connect(options.unwrap_or_default()).await {
             Ok(put) => connected.insert(put),
             Err(e) => return Outcome::Upstream(e),
         };

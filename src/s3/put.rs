@@ -55,12 +55,12 @@ impl Putter {
     /// # Errors
     ///
     /// If none can be made in time. The error's source is the upstream.
-    pub async fn connect(&self, marks: SocketOptions) -> Result<Put> {
+    pub async fn connect(&self, options: SocketOptions) -> Result<Put> {
         let mut last = None;
         for _ in 0..TRIES {
             let (address, mut peer) = self.upstream.next_peer(&self.resolver).await?;
             peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |socket| {
-                marks.apply(socket).or_err(ErrorType::SocketError, "for a class")
+                options.apply(socket).or_err(ErrorType::SocketError, "for a class")
             }));
             match self.connector.new_stream(&peer).await {
                 Ok(stream) => {
