@@ -1,4 +1,4 @@
-//! One request's life, phase by phase, as Pingora calls it; each phase in a few lines. [`plan`] decides
+//! One request's life, phase by phase, as Pingora calls it; each phase in a few lines. [`mod@plan`] decides
 //! what becomes of a request, `download` and [`upload`] carry it out, `response` makes S3's response the
 //! client's, `delivery` says how the client is served.
 //!
