@@ -93,8 +93,11 @@ fn main() -> ExitCode {
 
 /// Every round. What comes back is what failed.
 async fn run(args: &Args) -> Result<Vec<String>, String> {
-    if args.drips == 0 || args.ramp == 0 || args.seconds < 2 || args.drain < 2 || args.chunk == 0 {
-        return Err("--drips, --ramp and --chunk start at 1, --seconds and --drain at 2".to_owned());
+    if [args.drips, args.drained, args.chunk].contains(&0) || args.ramp == 0 {
+        return Err("--drips, --drained, --ramp and --chunk start at 1".to_owned());
+    }
+    if args.seconds < 2 || args.drain < 2 {
+        return Err("--seconds and --drain start at 2".to_owned());
     }
     process::allow_open_files(args.drips.max(2 * args.drained) as u64 + 1024)?;
     let bench = Bench::new(args).await?;
@@ -188,6 +191,7 @@ impl<'a> Bench<'a> {
                 .filter_map(|end| Some(format!("upgrade: {}", end.failure.as_ref()?)))
                 .take(5),
         );
+        failed.extend((probed.connections == 0).then(|| "upgrade: no client connected".to_owned()));
         failed.extend(probed.failures().take(5).map(|why| format!("upgrade: {why}")));
         failed.extend((code != 0).then(|| format!("upgrade: the old process exits with {code}")));
         self.promised(

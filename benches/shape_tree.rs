@@ -120,7 +120,8 @@ async fn alone() -> Duration {
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
     let fields = stat.rsplit(") ").next().expect("fields behind the name");
-    let ticks: u64 =
-        fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>());
+    let ticks: Vec<u64> = ticks.collect::<Result<_, _>>().expect("numbers");
+    assert_eq!(ticks.len(), 2, "{stat}");
+    Duration::from_millis(ticks.iter().sum::<u64>() * 10)
 }

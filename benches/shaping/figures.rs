@@ -76,6 +76,10 @@ pub struct Figures {
 
 /// What is promised of dripline beside HTB.
 pub struct Bounds {
+    /// Bulk alone uses at least this share of the parent.
+    pub used: f64,
+    /// Bulk beside regular traffic gets at least this share of its limit-at.
+    pub guaranteed: f64,
     /// Bulk beside regular traffic, above its limit-at: a share of the parent.
     pub above_limit_at: f64,
     /// Yielding and borrowing back against HTB's times: a factor, and something on top.
@@ -90,6 +94,8 @@ pub struct Bounds {
 
 /// The promise.
 pub const PROMISED: Bounds = Bounds {
+    used: 0.9,
+    guaranteed: 0.7,
     above_limit_at: 0.02,
     time: (1.25, Duration::ZERO),
     trip: (1.25, Duration::ZERO),
@@ -99,6 +105,8 @@ pub const PROMISED: Bounds = Bounds {
 
 /// What holds for a debug build on a busy machine as well, and still tells a tree from none.
 pub const GENEROUS: Bounds = Bounds {
+    used: 0.5,
+    guaranteed: 0.4,
     above_limit_at: 0.10,
     time: (2.0, Duration::from_millis(400)),
     trip: (2.0, Duration::from_millis(10)),
@@ -208,6 +216,24 @@ impl Figures {
     /// What is promised and not kept. Without HTB's figures its times are no bound.
     pub fn broken(&self, tree: Tree, htb: Option<&Self>, bounds: &Bounds) -> Vec<String> {
         let mut broken = Vec::new();
+        // A line on which nothing moves would keep every bound below.
+        let mut at_least = |what: &str, value: f64, bound: f64| {
+            if value.is_nan() || value < bound {
+                broken.push(format!("{what}: {value:.3}, below {bound:.3}"));
+            }
+        };
+        let (parent, limit_at) = (tree.parent as f64 / 1e6, tree.bulk as f64 / 1e6);
+        at_least("bulk alone, Mbit/s on the wire", self.alone_wire / 1e6, bounds.used * parent);
+        at_least(
+            "bulk beside regular traffic, Mbit/s on the wire",
+            self.both_bulk_wire / 1e6,
+            bounds.guaranteed * limit_at,
+        );
+        for (what, trips) in
+            [("idle", &self.idle), ("alone", &self.alone_trips), ("both", &self.both_trips)]
+        {
+            at_least(&format!("echoes, {what}"), trips.count as f64, 1.0);
+        }
         let mut at_most = |what: &str, value: f64, bound: f64| {
             if value.is_nan() || value > bound {
                 broken.push(format!("{what}: {value:.3}, over {bound:.3}"));
@@ -232,7 +258,7 @@ impl Figures {
         at_most("yields, ms", time(&self.yields), reference(|htb| &htb.yields));
         at_most("borrows back, ms", time(&self.borrows), reference(|htb| &htb.borrows));
         let worst = self.cuts.iter().map(|cut| cut.map_or(f64::INFINITY, milliseconds));
-        at_most("cut, ms", worst.fold(0.0, f64::max), milliseconds(bounds.cut));
+        at_most("cut, ms", worst.reduce(f64::max).unwrap_or(f64::NAN), milliseconds(bounds.cut));
         if let Some([one, ten]) = self.machines {
             let uneven = (one / ten).max(ten / one);
             at_most("one machine's share against the other's", uneven, 1.0 / bounds.fair);

@@ -21,8 +21,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
 
+use super::histograms::Histograms;
 use super::lab::Object;
-use super::report::Histograms;
 use super::tap::Tap;
 
 /// A plaintext record's largest size (RFC 8446 §5.1): one read of so much returns one whole record.
@@ -167,7 +167,7 @@ impl Fleet {
         while let Some(seen) = self.drips.join_next().await {
             drips.push(seen.unwrap_or_else(broken));
         }
-        let lags = self.probe.join_next().await.and_then(Result::ok).unwrap_or_default();
+        let lags = self.probe.join_next().await.expect("one probe").expect("it does not panic");
         let mut gaps = self.shared.gaps.lock().unwrap_or_else(PoisonError::into_inner);
         let gaps = std::mem::replace(&mut *gaps, Histograms::new(self.shared.load.wait));
         FleetSeen { drips, gaps, until, lags }

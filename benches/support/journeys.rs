@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::client::{self, Load};
+use super::histograms::Histograms;
 use super::lab::Object;
-use super::report::Histograms;
 
 /// One drip's end.
 pub struct Ended {

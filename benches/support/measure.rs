@@ -83,9 +83,10 @@ fn cpu_of_process(pid: u32) -> Result<Duration, String> {
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The name may hold spaces and brackets, so count from its end: utime and stime are fields 14
     // and 15 of the line, 12 and 13 after it.
-    let fields = text.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    let ticks: u64 = ticks.sum::<Result<_, _>>().map_err(|error| format!("{path}: {error}"))?;
+    let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().skip(11);
+    let ticks: Vec<u64> = fields.take(2).filter_map(|field| field.parse().ok()).collect();
+    let &[user, system] = ticks.as_slice() else { return Err(format!("{path} says {text:?}")) };
+    let ticks = user + system;
     // SAFETY: sysconf takes a number and returns one.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))

@@ -1,15 +1,16 @@
-//! The benchmarks' parts. `lab` holds certificates and objects, `process` starts what is measured,
-//! `nginx` and `haproxy` say how the others are set, `client` is the devices, `tap` their sockets,
-//! `rush` clients in a hurry, `journeys` drips to their end, `crowd` clients that hold connections and do no more, `prober` one that
-//! connects again and again, `observe` one proxy's run, `measure` asks the kernel, `report` turns
-//! observations into figures, `program` is around it all. None of them knows dripline's code: it is
-//! measured as its users meet it.
+//! The benchmarks' parts. `lab` makes certificates and objects, `process` starts what is measured,
+//! `nginx` and `haproxy` configure the others. Clients: `client` is the devices, `tap` their sockets, `rush`
+//! clients without a pace, `journeys` drips that run to their end, `crowd` clients that hold connections
+//! and do no more, `prober` one that connects again and again. `observe` is one proxy's run, `measure` asks
+//! the kernel, `histograms` counts gaps, `report` turns observations into figures, `program` is what every
+//! `main` does. dripline is measured from outside: none of these knows its code.
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 pub mod client;
 pub mod crowd;
 pub mod haproxy;
+pub mod histograms;
 pub mod journeys;
 pub mod lab;
 pub mod measure;

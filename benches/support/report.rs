@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::client::{FleetSeen, Seen};
+use super::histograms::{Histograms, milliseconds_at};
 use super::measure::Sockets;
 
 /// A proxy's memory in bytes through a run. The samples were taken within the observation.
@@ -31,40 +31,6 @@ pub struct Schedule {
     pub chunk: usize,
     /// Time between two records.
     pub wait: Duration,
-}
-
-/// Gaps between two body records of one drip, of all drips together, counted as they come: their
-/// memory does not grow. Microseconds, up to a minute.
-pub struct Histograms {
-    wait: Duration,
-    gaps: Histogram<u64>,
-    deviations: Histogram<u64>,
-}
-
-/// A longer gap counts as one minute.
-const LONGEST: u64 = 60_000_000;
-
-impl Histograms {
-    /// Nothing counted yet. The records are `wait` apart when all is well.
-    pub fn new(wait: Duration) -> Self {
-        // Four digits: 0.05 ms at 500 ms.
-        let new = || Histogram::new_with_bounds(1, LONGEST, 4).expect("constant and valid bounds");
-        Self { wait, gaps: new(), deviations: new() }
-    }
-
-    /// Counts one gap.
-    pub fn note(&mut self, gap: Duration) {
-        let count = |histogram: &mut Histogram<u64>, time: Duration| {
-            histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(LONGEST));
-        };
-        count(&mut self.gaps, gap);
-        count(&mut self.deviations, gap.abs_diff(self.wait));
-    }
-
-    /// The 99th percentile of |gap - wait| in milliseconds.
-    pub fn deviation_p99(&self) -> f64 {
-        self.deviations.value_at_quantile(0.99) as f64 / 1000.0
-    }
 }
 
 /// What the histograms say, in milliseconds, and how far drips were from their schedule.
@@ -117,9 +83,7 @@ pub struct Figures {
 
 impl Gaps {
     fn of(fleet: &FleetSeen, schedule: Schedule) -> Self {
-        let at = |histogram: &Histogram<u64>, quantile| {
-            histogram.value_at_quantile(quantile) as f64 / 1000.0
-        };
+        let at = milliseconds_at;
         let Histograms { gaps, deviations, .. } = &fleet.gaps;
         let mut rates: Vec<f64> =
             fleet.drips.iter().filter_map(|drip| rate(drip, fleet.until, schedule)).collect();
