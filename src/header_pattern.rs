@@ -2,6 +2,14 @@
 //!
 //! Invariant: a [`HeaderPattern`] names at least one header and never all of them. This file must not
 //! know which headers there are, nor what a pattern is used for.
+//!
+//! ```
+//! use dripline::header_pattern::HeaderPattern;
+//!
+//! let pattern: HeaderPattern = "x-amz-meta-*".parse().unwrap();
+//! assert!(pattern.matches("x-amz-meta-model") && !pattern.matches("etag"));
+//! assert!("*".parse::<HeaderPattern>().is_err());
+//! ```
 
 use std::fmt;
 use std::str::FromStr;

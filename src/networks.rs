@@ -3,6 +3,14 @@
 //! Invariant: an IPv4 address counts as itself in its IPv4-mapped form too (`::ffff:10.0.0.1`, RFC
 //! 4291 §2.5.5.2), which is how a client of a dual-stack socket looks. Pure: this file must not know
 //! what the networks are for, nor what an empty list means to its owner.
+//!
+//! ```
+//! use dripline::networks::Networks;
+//!
+//! let home: Networks = "10.0.0.0/8, fd00::/8".parse().unwrap();
+//! assert!(home.contains("::ffff:10.1.2.3".parse().unwrap()));
+//! assert!(!home.contains("192.0.2.1".parse().unwrap()));
+//! ```
 
 use std::fmt;
 use std::net::IpAddr;

@@ -6,6 +6,15 @@
 //!
 //! This file must not know which bucket or host the key belongs to, nor anything of connections:
 //! it is a function from bytes to bytes.
+//!
+//! ```
+//! use dripline::route::route;
+//! use http::Method;
+//!
+//! let route = route(&Method::GET, b"/file/a%20b?versionId=1", false).unwrap();
+//! assert_eq!(route.key.as_bytes(), b"a%20b");
+//! assert_eq!(route.query, Some(&b"versionId=1"[..]));
+//! ```
 
 use std::fmt;
 

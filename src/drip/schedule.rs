@@ -13,6 +13,18 @@
 //! - the first record of a response waits for the grid of the previous response;
 //! - a new grid begins on a point that connections share, so the first record leaves up to a twentieth of
 //!   a wait, and at most 25 ms, after it was ready: see `common`. The gaps are not rounded.
+//!
+//! ```
+//! use std::time::Duration;
+//! use dripline::drip::schedule::{Next, Schedule};
+//!
+//! let (start, wait) = (Duration::ZERO, Duration::from_millis(500));
+//! let mut schedule = Schedule::new(4096, wait);
+//! assert_eq!(schedule.next(start, Some(5000)), Next::Send(4096));
+//! schedule.sent(start);
+//! assert_eq!(schedule.next(start, Some(904)), Next::WaitUntil(wait));
+//! assert_eq!(schedule.next(wait, Some(904)), Next::Send(904));
+//! ```
 
 use std::time::Duration;
 

@@ -4,6 +4,14 @@
 //! Pure. Invariant: what passes here is the name of an S3 endpoint, of Amazon's sign-in services, or one
 //! that an operator wrote out. A bare `*.amazonaws.com` never passes: any account can have a host there.
 //! [`address`] checks where a name leads.
+//!
+//! ```
+//! use dripline::forward_proxy::allow::Rules;
+//!
+//! let rules = Rules::default();
+//! assert!(rules.check(&"fw-store.s3.eu-west-1.amazonaws.com:443".parse().unwrap()).is_ok());
+//! assert!(rules.check(&"example.com:443".parse().unwrap()).is_err());
+//! ```
 
 pub mod address;
 

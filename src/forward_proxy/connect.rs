@@ -2,6 +2,13 @@
 //!
 //! Pure. Invariant: a [`Request`] holds a host name and a port, never an IP address. Whether the host may be
 //! reached is decided in [`allow`](super::allow).
+//!
+//! ```
+//! use dripline::forward_proxy::connect::read;
+//!
+//! let request = read(b"CONNECT s3.us-east-1.amazonaws.com:443 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+//! assert_eq!((&*request.target.host, request.target.port), ("s3.us-east-1.amazonaws.com", 443));
+//! ```
 
 use openssl::memcmp;
 use openssl::sha::sha256;

@@ -4,6 +4,17 @@
 //! Pure. Stricter than the RFC wherever that lets a recipient repair a message: an ambiguous request is
 //! refused, and its connection is closed. Heads are checked here, chunked bodies in [`chunks`]. This file must
 //! not know what a request asks for.
+//!
+//! ```
+//! use dripline::http1::framing::{Body, Scan, parse_head};
+//!
+//! let head = b"GET /file/a HTTP/1.1\r\nHost: a\r\n\r\n";
+//! assert_eq!(Scan::default().head(head), Ok(Some(head.len())));
+//! assert_eq!(parse_head(head), Ok(Body::None));
+//!
+//! let two_ends = b"PUT /file/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+//! assert!(parse_head(two_ends).is_err());
+//! ```
 
 pub mod chunks;
 

@@ -5,6 +5,17 @@
 //! each names the setting at fault ([`EndpointError::key`]).
 //!
 //! This file must not know how a connection is opened, and never changes a byte of a key or a query.
+//!
+//! ```
+//! use dripline::route::ObjectKey;
+//! use dripline::s3::endpoint::{Addressing, Endpoint};
+//!
+//! let bucket = "fw-store".parse().unwrap();
+//! let endpoint = Endpoint::custom("http://127.0.0.1:9000", &bucket, Addressing::Auto).unwrap();
+//! assert_eq!(endpoint.host_header(), "127.0.0.1:9000");
+//! let key = ObjectKey::new(b"a%20b").unwrap();
+//! assert_eq!(endpoint.target(&key, Some(b"versionId=1")).unwrap(), b"/fw-store/a%20b?versionId=1");
+//! ```
 
 use url::{Host, Url};
 

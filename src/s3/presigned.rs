@@ -7,6 +7,15 @@
 //! message ever repeats the query, which holds the signature. This file must not know the configuration
 //! file; it speaks of settings by their names. It verifies no signature and knows no time, so it cannot
 //! tell an expired URL, and for which method a URL was signed is in no URL to read.
+//!
+//! ```
+//! use dripline::s3::presigned::PresignedUrl;
+//!
+//! let url = "https://fw-store.s3.eu-west-1.amazonaws.com/a?X-Amz-Signature=0";
+//! let settings = PresignedUrl::parse(url).unwrap().settings();
+//! assert!(settings.contains(&("s3.bucket", "fw-store".to_owned())));
+//! assert!(settings.contains(&("s3.region", "eu-west-1".to_owned())));
+//! ```
 
 use std::fmt;
 

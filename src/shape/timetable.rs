@@ -9,6 +9,15 @@
 //! Pure: time is a parameter. A caller asks again at [`Timetable::next_change`], and at least every
 //! minute, since the clock may be set and the machine may sleep. This file must not know which class a
 //! timetable is for.
+//!
+//! ```
+//! use dripline::shape::timetable::Timetable;
+//! use jiff::tz::TimeZone;
+//!
+//! let table = Timetable::parse("08:00,2Mbit 23:00,off", TimeZone::UTC).unwrap();
+//! assert_eq!(table.at("2026-03-02T09:00:00Z".parse().unwrap()), Some("2Mbit".parse().unwrap()));
+//! assert_eq!(table.at("2026-03-02T23:30:00Z".parse().unwrap()), None);
+//! ```
 
 use std::fmt;
 

@@ -7,6 +7,18 @@
 //!
 //! This file must not know what the spool holds, and judges no signature: that is S3's part. It has no
 //! clock. An I/O-free function of a request's head, it is called with whatever the network sends.
+//!
+//! ```
+//! use dripline::route::ObjectKey;
+//! use dripline::spool::admission::admit;
+//! use http::{HeaderMap, Method};
+//!
+//! let key = ObjectKey::new(b"fw.bin").unwrap();
+//! let admit = |query| admit(&Method::GET, &key, Some(query), &HeaderMap::new());
+//! assert!(admit(b"versionId=1").is_ok());
+//! assert_ne!(admit(b"versionId=1"), admit(b"versionId=2"), "two objects");
+//! assert!(admit(b"acl").is_err(), "for S3 alone to answer");
+//! ```
 
 use std::borrow::Cow;
 use std::fmt;

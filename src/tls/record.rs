@@ -5,6 +5,15 @@
 //!
 //! Pure. All sizes are plaintext bytes of one record: the fragment of RFC 5246 §6.2.1 and the
 //! content of RFC 8446 §5.2, without header, content-type byte, padding and authentication tag.
+//!
+//! ```
+//! use dripline::tls::record::{MaxFragmentLength, Offer};
+//!
+//! assert_eq!(Offer::default().limit(4096), 4096);
+//! // max_fragment_length 1 is 512 bytes (RFC 6066 §4).
+//! let offer = Offer { max_fragment_length: MaxFragmentLength::parse(&[1]), ..Offer::default() };
+//! assert_eq!(offer.limit(4096), 512);
+//! ```
 
 /// The largest fragment of TLS (RFC 8446 §5.1, RFC 5246 §6.2.1), in bytes.
 const LARGEST: usize = 1 << 14;
