@@ -30,16 +30,19 @@ pub(crate) enum Command {
     ///
     /// Exit code 0 after a signal or an upgrade ended it, 69 if it cannot listen or take over, 71 if the
     /// system refuses threads, signals or a running socket, 78 if the configuration is wrong.
+    #[command(verbatim_doc_comment)]
     Run(RunArgs),
     /// Report every error and warning of a configuration; exit 0 only if it would run
     ///
     /// Reads the files that the configuration names, but opens no socket.
     ///
     /// Exit code 0 if it would run, whatever the warnings, 78 if there is any error.
+    #[command(verbatim_doc_comment)]
     Check(ConfigArgs),
     /// Try it without AWS: an embedded S3, sample objects and the proxy, all on loopback
     ///
     /// Exit code 0 after Ctrl-C or SIGTERM ended it, 1 if it cannot start.
+    #[command(verbatim_doc_comment)]
     #[cfg(feature = "demo")]
     Demo,
     /// Show what a small device would meet at an HTTPS URL: its records, certificates and pace
@@ -49,6 +52,7 @@ pub(crate) enum Command {
     ///
     /// Exit code 0 if all is well, 1 if it does not fit (--fits), 64 if the URL or the file of --ca cannot
     /// be used, 69 if there is no connection or no trust.
+    #[command(verbatim_doc_comment)]
     Probe(ProbeArgs),
     /// Print the /file/ URL for a presigned S3 URL, or the setting that it needs
     ///
@@ -57,6 +61,7 @@ pub(crate) enum Command {
     /// Exit code 0 if the URL is printed, 65 if it is no URL of an object in S3 or leads to another host
     /// or bucket than the configured one, 78 if there is no configuration for it yet; the settings that
     /// it needs are printed then.
+    #[command(verbatim_doc_comment)]
     Url {
         /// The presigned URL, in quotes
         presigned: String,
@@ -72,6 +77,7 @@ pub(crate) enum Command {
     ///
     /// Exit code 0 if it is ready, 69 if it is not or does not answer, 78 if the configuration is wrong or
     /// has neither address.
+    #[command(verbatim_doc_comment)]
     Health(ConfigArgs),
 }
 
