@@ -104,7 +104,7 @@
 //!
 //! - [`route`], [`http1::framing`], [`profile`], [`units`], [`networks`], [`header_pattern`]
 //! - [`proxy::plan`], [`drip::schedule`], [`tls::record`], [`spool::admission`]
-//! - [`s3::endpoint`], [`s3::headers`], [`s3::presigned`]
+//! - [`s3::endpoint`], [`s3::expiry`], [`s3::headers`], [`s3::presigned`], [`s3::settings`]
 //! - [`forward_proxy::allow`], [`forward_proxy::connect`], [`forward_proxy::hello`]
 //! - [`shape::timetable`], `shape::bucket`, `shape::fair_queue`, `shape::flows`, `shape::ceiling`,
 //!   `shape::settings`, `shape::counters`, `shape::tree`

@@ -1,16 +1,16 @@
 //! Gives memory back to the system after a wave of drips.
 //!
-//! glibc keeps what was freed for the next allocation, and among a thousand connections' small
-//! pieces hardly ever finds a whole free end to give back by itself: a daemon that once served a
-//! thousand drips at a time would keep their 150 MB for months. This file must not know what a drip
-//! is; it is told how many there are.
+//! glibc keeps freed memory for later allocations, and gives it back by itself only if the heap's end
+//! is free, which it hardly ever is among the small pieces of a thousand connections. A daemon that once
+//! served a thousand drips at a time would keep their 150 MB for months. This file must not know what
+//! a drip is; it is told how many there are.
 
 use std::time::Duration;
 
-/// How often the number of drips is looked at.
+/// How often the number of drips is read.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Fewer drips than this are not worth a look at every page: some 150 KB each.
+/// A peak of fewer drips, at some 150 KB each, is not worth a visit to every page of the heap.
 const WORTH: usize = 50;
 
 /// Watches the number of drips, and trims the heap once it has fallen to less than half of what it
@@ -22,7 +22,7 @@ pub async fn give_back(count: impl Fn() -> usize) {
         ticks.tick().await;
         let now = count();
         if is_time(&mut peak, now) {
-            // It visits every page of the heap, which is no work for a thread that drips.
+            // It visits every page of the heap, which takes too long for a thread that drips.
             let _ = tokio::task::spawn_blocking(trim).await;
         }
     }

@@ -13,10 +13,10 @@
 mod context;
 mod delivery;
 mod download;
+mod error_code;
 mod own_response;
 pub mod plan;
 mod response;
-mod signature_error;
 mod state;
 pub mod upload;
 
@@ -307,7 +307,8 @@ impl ProxyHttp for DripProxy {
         ctx: &mut Context,
     ) -> FailToProxy {
         let reason = ctx.s3.failure.take();
-        let cause = reason.clone().unwrap_or_else(|| e.to_string());
+        let tls = self.upstream.endpoint.tls();
+        let cause = reason.clone().unwrap_or_else(|| own_response::cause(e, tls));
         if *e.esource() == ErrorSource::Upstream && reason.is_none() {
             self.count_failure(failure_kind(e));
         }

@@ -1,8 +1,8 @@
 //! `/file/<key>`: from the raw request target to an object key and a query string.
 //!
-//! Invariant: the bytes of the key and of the query leave exactly as they came. A presigned URL is a
-//! signature over them, so nothing is decoded, normalised or re-encoded, not even to something equal.
-//! Where a decision needs the decoded form ([`ObjectKey::escapes_root`]) it is made on a copy.
+//! Invariant: the bytes of the key and of the query go out exactly as they came in. A presigned URL's
+//! signature covers them, so nothing is decoded, normalised or re-encoded, not even to an equivalent
+//! form. Where a decision needs the decoded form ([`ObjectKey::escapes_root`]), it is made on a copy.
 //!
 //! This file must not know which bucket or host the key belongs to, nor anything of connections:
 //! it is a function from bytes to bytes.
@@ -36,8 +36,8 @@ const DECODINGS: usize = 2;
 ///
 /// # Errors
 ///
-/// A [`Refusal`], which says how to answer. A path outside `/file/` is not found whatever the
-/// method; only on an object does the method count. PUT is one of them with `uploads` alone.
+/// A [`Refusal`], which says how to answer. A path outside `/file/` is not found, whatever the method;
+/// the method is checked for objects only. PUT is allowed only with `uploads`.
 pub fn route<'a>(method: &Method, target: &'a [u8], uploads: bool) -> Result<Route<'a>, Refusal> {
     if target.iter().any(breaks_request_line) {
         return Err(Refusal::Malformed);
@@ -79,8 +79,8 @@ pub enum Refusal {
         /// Whether PUT would have been allowed.
         uploads: bool,
     },
-    /// A space or control character inside the target: not one request line (RFC 9112 §3), and
-    /// passed on it could become two.
+    /// A space or control character inside the target. That is not one request line (RFC 9112 §3), and
+    /// if it were passed on it could become two.
     Malformed,
     /// Path style only: the key's `..` segments would lead into another bucket.
     LeavesBucket,
@@ -96,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// The methods that would be allowed, if it is for the method that the request was refused.
+    /// The methods that would be allowed, if the request was refused for its method.
     pub fn allow(self) -> Option<&'static str> {
         match self {
             Self::MethodNotAllowed { uploads: false } => Some("GET, HEAD"),
@@ -123,8 +123,8 @@ impl Refusal {
 }
 
 /// An S3 object key as it stands in a request target: raw, percent-encoded, at least one byte,
-/// without `?`, spaces and control characters. S3 judges everything else, its 1,024-byte limit
-/// included.
+/// without `?`, spaces and control characters. All other rules, such as the limit of 1,024 bytes, are left to
+/// S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectKey<'a>(&'a [u8]);
 
@@ -144,28 +144,28 @@ impl<'a> ObjectKey<'a> {
     /// Whether dot segments could take a path that begins with this key above the place where the
     /// key begins, on a server that removes them (RFC 3986 §5.2.4).
     ///
-    /// Servers differ in what they do first, so every plausible reading is tried and one that
+    /// Servers differ in what they do first, so every plausible interpretation is tried, and one that
     /// escapes is enough: no decoding, one or two full percent-decodings, or a decoding of
     /// unreserved characters alone (RFC 3986 §6.2.2.2, what URL libraries do); with `\` as a
-    /// separator and without. Amazon S3 itself does none of this: a key may hold `..` there, which
-    /// is why only path style asks.
+    /// separator and without. Amazon S3 itself does none of this: a key may hold `..` there, so
+    /// this is asked in path style only.
     pub fn escapes_root(&self) -> bool {
-        let mut readings = vec![self.0.to_vec()];
+        let mut interpretations = vec![self.0.to_vec()];
         let mut newest = 0;
         for _ in 0..DECODINGS {
-            let end = readings.len();
+            let end = interpretations.len();
             for at in newest..end {
                 for whole in [true, false] {
-                    let reading = decode(&readings[at], whole);
-                    // Equal readings (most keys hold no escapes) need no second look.
-                    if !readings.contains(&reading) {
-                        readings.push(reading);
+                    let interpretation = decode(&interpretations[at], whole);
+                    // Most keys hold no escapes, so most interpretations are equal.
+                    if !interpretations.contains(&interpretation) {
+                        interpretations.push(interpretation);
                     }
                 }
             }
             newest = end;
         }
-        readings.iter().any(|path| {
+        interpretations.iter().any(|path| {
             climbs_out(path, |b| *b == b'/') || climbs_out(path, |b| matches!(b, b'/' | b'\\'))
         })
     }
@@ -185,7 +185,7 @@ impl fmt::Display for ObjectKey<'_> {
     }
 }
 
-/// Bytes that end a request target, or the line it stands on.
+/// Bytes that end a request target or its line.
 pub(crate) fn breaks_request_line(b: &u8) -> bool {
     *b == b' ' || b.is_ascii_control()
 }
@@ -237,9 +237,9 @@ fn decode(path: &[u8], whole: bool) -> Vec<u8> {
     out
 }
 
-/// Walks the segments of one reading: does a `..` ever meet depth 0? Empty segments add no depth,
+/// Walks the segments of one interpretation: does a `..` ever meet depth 0? Empty segments add no depth,
 /// since some servers merge slashes, and neither does what follows a `;`, which Java servers take off
-/// before they look for dots: both only ever make the answer stricter.
+/// before they look for dots. Both can only make the answer stricter.
 fn climbs_out(path: &[u8], separator: impl Fn(&u8) -> bool) -> bool {
     let mut depth = 0usize;
     for segment in path.split(separator) {
@@ -474,7 +474,7 @@ mod tests {
             "..%5cb",
             "%2e%2e%5Cb",
             "..%255cb",
-            // Readings differ on how deep the first segment is; the shallowest counts.
+            // Interpretations differ on how deep the first segment is; the shallowest counts.
             "a%2fb/../..",
             "a%2fb/%2e%2e/%2e%2e",
             "a\\b/../..",

@@ -214,9 +214,10 @@ async fn check_prints_warnings_and_every_error() {
     let Outcome { code, stdout, stderr } = dripline(&["check", "-c", &good], &[]).await;
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
     let lines: Vec<_> = stdout.lines().collect();
-    assert_eq!(lines.len(), 2, "{stdout}");
+    assert_eq!(lines.len(), 3, "{stdout}");
     assert!(lines[0].starts_with("warning: listen[0].tls: 127.0.0.1:0 serves a self-signed"));
-    assert_eq!(lines[1], "ok");
+    assert_eq!(lines[1], "objects come from https://b-1.s3.eu-west-1.amazonaws.com");
+    assert_eq!(lines[2], "ok");
 
     let bad = write(
         &dir,
@@ -332,6 +333,14 @@ async fn url_prints_the_url_to_hand_out_or_the_setting() {
     let outcome = dripline(&["url", &regional.replace("=host", "=host%3Brange")], &env).await;
     assert_eq!(outcome.code, 0);
     assert!(outcome.stderr.contains("range"), "{outcome:?}");
+    let expired = format!("{regional}&X-Amz-Date=20250101T000000Z&X-Amz-Expires=900");
+    let outcome = dripline(&["url", &expired], &env).await;
+    assert_eq!(outcome.code, 0);
+    assert!(outcome.stdout.ends_with("X-Amz-Expires=900\n"), "{outcome:?}");
+    assert_eq!(
+        outcome.stderr,
+        "warning: this URL expired at 2025-01-01T00:15:00Z; S3 answers it with 403\n"
+    );
 
     let outcome = dripline(&["url", &global], &env).await;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (65, ""), "{outcome:?}");

@@ -1,5 +1,5 @@
-//! `dripline check`: the errors and warnings of a configuration. To root it also names the files that
-//! the daemon could not read with another account.
+//! `dripline check`: the errors and warnings of a configuration, and the bucket's URL. To root it also
+//! names the files that the daemon could not read with another account.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +34,9 @@ pub(super) fn main(args: ConfigArgs) -> ExitCode {
                         file.display()
                     );
                 }
+            }
+            if let Some(s3) = &config.s3 {
+                println!("objects come from {}", s3.endpoint.bucket_url());
             }
             println!("ok");
             ExitCode::SUCCESS

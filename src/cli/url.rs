@@ -10,7 +10,6 @@ use super::args::ConfigArgs;
 use super::{EX_CONFIG, EX_DATAERR, complain};
 use crate::config::Config;
 use crate::s3::presigned::PresignedUrl;
-use crate::spool::admission;
 
 /// Prints the `/file/` URL, or what has to be configured before there is one.
 pub(super) fn main(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
@@ -21,7 +20,7 @@ pub(super) fn main(presigned: &str, base: &str, args: ConfigArgs) -> ExitCode {
             return EX_DATAERR.into();
         }
     };
-    if let Some(warning) = expired(presigned, now()) {
+    if let Some(warning) = expired(&url, now()) {
         eprintln!("{warning}");
     }
     match args.load() {
@@ -67,10 +66,8 @@ fn now() -> SystemTime {
 }
 
 /// What to say of a URL whose signature has ended.
-fn expired(presigned: &str, now: SystemTime) -> Option<String> {
-    let (_, query) = presigned.trim().split_once('?')?;
-    let end = admission::expires(Some(query.as_bytes())).filter(|end| *end <= now)?;
-    let end = humantime::format_rfc3339_seconds(end);
+fn expired(url: &PresignedUrl, now: SystemTime) -> Option<String> {
+    let end = humantime::format_rfc3339_seconds(url.expired(now)?);
     Some(format!("warning: this URL expired at {end}; S3 answers it with 403"))
 }
 
@@ -82,17 +79,20 @@ mod tests {
 
     #[test]
     fn an_expired_url_is_named_as_such() {
-        const URL: &str = "https://b.s3.eu-west-1.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256\
+        const URL: &str = "https://fw-store.s3.eu-west-1.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256\
             &X-Amz-Credential=AKIA%2F20250101%2Feu-west-1%2Fs3%2Faws4_request\
             &X-Amz-Date=20250101T000000Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host\
             &X-Amz-Signature=c0ffee";
         let at =
             |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_735_689_600 + seconds);
-        assert_eq!(expired(URL, at(899)), None);
+        let url = PresignedUrl::parse(URL).unwrap();
+        assert_eq!(expired(&url, at(899)), None);
         assert_eq!(
-            expired(URL, at(900)).as_deref(),
+            expired(&url, at(900)).as_deref(),
             Some("warning: this URL expired at 2025-01-01T00:15:00Z; S3 answers it with 403")
         );
-        assert_eq!(expired("https://b.s3.eu-west-1.amazonaws.com/k", at(900)), None);
+        let unsigned =
+            PresignedUrl::parse("https://fw-store.s3.eu-west-1.amazonaws.com/k").unwrap();
+        assert_eq!(expired(&unsigned, at(900)), None);
     }
 }

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use log::warn;
 use pingora::prelude::*;
 
-use super::signature_error::SignatureErrorSearch;
+use super::error_code::ErrorCodeSearch;
 use crate::drip::stream::Feed;
 use crate::drip::{self, Progress};
 use crate::http1::DetachedBody;
@@ -94,7 +94,7 @@ pub struct S3Request {
     /// What the client is told instead of the general reason for a failure.
     pub failure: Option<String>,
     /// Looks through an error body.
-    pub(super) signature_error: SignatureErrorSearch,
+    pub(super) error_code: ErrorCodeSearch,
 }
 
 impl Context {

@@ -39,6 +39,7 @@ impl OwnResponse {
             (ErrorSource::Upstream, _) => match failure_kind(e) {
                 "timeout" => Self::new(StatusCode::GATEWAY_TIMEOUT, "S3 did not answer in time"),
                 "connect" => Self::new(StatusCode::BAD_GATEWAY, "cannot connect to S3"),
+                _ if answers_in_tls(e) => Self::new(StatusCode::BAD_GATEWAY, TLS_AT_HTTP),
                 _ => Self::new(StatusCode::BAD_GATEWAY, "S3's answer is broken or incomplete"),
             },
             (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => return None,
@@ -66,6 +67,30 @@ impl OwnResponse {
     }
 }
 
+/// Why a plain request has no answer, where S3's port speaks TLS.
+const TLS_AT_HTTP: &str = "S3's port speaks TLS: s3.endpoint has to begin with https://";
+
+/// What the log says of a failure. `tls` is whether S3 was asked over TLS.
+pub fn cause(e: &Error, tls: bool) -> String {
+    match e.etype() {
+        InvalidHTTPHeader if answers_in_tls(e) => format!("{TLS_AT_HTTP} ({e})"),
+        ConnectionClosed if *e.esource() == ErrorSource::Upstream && !tls => {
+            format!("{e}; if S3's port speaks TLS, s3.endpoint has to begin with https://")
+        }
+        _ => e.to_string(),
+    }
+}
+
+/// Whether a TLS record, an alert or a handshake's (RFC 8446 §5.1), came in place of a response. Pingora
+/// shows the bytes that it could not read in its error, escaped.
+fn answers_in_tls(e: &Error) -> bool {
+    *e.etype() == InvalidHTTPHeader
+        && e.context.as_ref().is_some_and(|context| {
+            let bytes = context.as_str().strip_prefix("buf: ");
+            bytes.is_some_and(|b| b.starts_with(r"\x15\x03") || b.starts_with(r"\x16\x03"))
+        })
+}
+
 /// Why S3 could not answer, as the metric names it.
 pub fn failure_kind(e: &Error) -> &'static str {
     let io = e.root_cause().downcast_ref::<std::io::Error>();
@@ -83,6 +108,32 @@ pub fn failure_kind(e: &Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_at_a_port_that_was_asked_in_plain_is_named() {
+        let broken = |context: &'static str| {
+            let e = Error::explain(InvalidHTTPHeader, context).into_up();
+            let (_, body) = OwnResponse::failure(&e, None).unwrap().build().unwrap();
+            (String::from_utf8(body.to_vec()).unwrap(), cause(&e, false))
+        };
+        for tls in [r"buf: \x15\x03\x01\x00\x02\x02F", r"buf: \x16\x03\x03"] {
+            let (body, cause) = broken(tls);
+            assert_eq!(body, format!("{TLS_AT_HTTP}\n"));
+            assert!(cause.starts_with(TLS_AT_HTTP) && cause.contains(tls), "{cause}");
+        }
+        let (body, cause) = broken("buf: SSH-2.0");
+        assert_eq!(body, "S3's answer is broken or incomplete\n");
+        assert!(!cause.contains("https"), "{cause}");
+    }
+
+    #[test]
+    fn a_closed_connection_is_a_hint_where_s3_was_asked_in_plain() {
+        let closed = Error::new_up(ConnectionClosed);
+        assert!(cause(&closed, false).ends_with("has to begin with https://"));
+        assert_eq!(cause(&closed, true), closed.to_string());
+        let client = Error::new_down(ConnectionClosed);
+        assert_eq!(cause(&client, false), client.to_string());
+    }
 
     #[test]
     fn failures_have_a_status_and_a_line() {

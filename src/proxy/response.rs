@@ -8,7 +8,7 @@ use log::{info, warn};
 use pingora::prelude::*;
 use pingora_http::ResponseHeader;
 
-use super::signature_error::SignatureErrorSearch;
+use super::error_code::ErrorCodeSearch;
 use super::{Context, DripProxy};
 use crate::header_pattern::HeaderPattern;
 use crate::s3::endpoint::Endpoint;
@@ -24,7 +24,7 @@ impl DripProxy {
             let status = HTTPStatus(StatusCode::BAD_GATEWAY.as_u16());
             return Err(Error::explain(status, reason).into_up());
         }
-        ctx.s3.signature_error = SignatureErrorSearch::new(head.status);
+        ctx.s3.error_code = ErrorCodeSearch::new(head.status);
         if head.status == StatusCode::FORBIDDEN && ctx.request.method == Method::HEAD {
             // The answer to a HEAD has no body, so no reason either.
             info!(
@@ -47,13 +47,12 @@ impl DripProxy {
         frame(head, &ctx.request.method, body.len())
     }
 
-    /// Says in the log what a signature error of S3's comes of, if this piece of a body completes one.
+    /// Says in the log what an error of S3's comes of, if this piece of a body completes a known code.
     pub(super) fn look_through(&self, body: &[u8], ctx: &mut Context) {
-        if ctx.s3.signature_error.finds(body) {
+        if let Some(code) = ctx.s3.error_code.find(body) {
             warn!(
                 key = ctx.request.key.as_str(), host = self.upstream.endpoint.host_header();
-                "S3 answered SignatureDoesNotMatch: the URL was signed for another host, path, query \
-                 or method than was sent; `dripline url` tells which setting the URL needs"
+                "{}", code.explanation()
             );
         }
     }

@@ -19,7 +19,7 @@ use pingora_http::ResponseHeader;
 
 use super::delivery::http_stream;
 use super::download::write_whole;
-use super::own_response::{OwnResponse, failure_kind};
+use super::own_response::{self, OwnResponse, failure_kind};
 use super::response::trim;
 use super::{Context, DripProxy};
 use crate::header_pattern::HeaderPattern;
@@ -178,7 +178,8 @@ impl DripProxy {
             }
             Outcome::Upstream(e) => {
                 let reason = ctx.s3.failure.take();
-                let cause = reason.clone().unwrap_or_else(|| e.to_string());
+                let tls = self.upstream.endpoint.tls();
+                let cause = reason.clone().unwrap_or_else(|| own_response::cause(&e, tls));
                 warn!(key = ctx.request.key.as_str(); "upload failed: {cause}");
                 if reason.is_none() {
                     self.count_failure(failure_kind(&e));

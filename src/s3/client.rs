@@ -56,7 +56,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If no connection can be made or no sound answer comes in time. The error's source is the
+    /// If no connection can be made, or if no valid answer comes in time. The error's source is the
     /// upstream.
     pub async fn get(
         &self,

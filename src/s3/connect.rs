@@ -1,7 +1,7 @@
 //! A connection to S3 for one paced body: it reads only while its [`Valve`] is open.
 //!
-//! Pingora pools connections by their file descriptor and shows none for a connection like this one,
-//! so it serves a single request; it is for bodies that take their time. Small ranges and heads go
+//! Such a connection serves a single request: Pingora pools connections by their file descriptor, and
+//! shows none for a connection of this kind. So it is used for long bodies; small ranges and heads go
 //! over Pingora's own, pooled connections.
 
 use std::io;
@@ -23,21 +23,21 @@ use tokio::time::{Instant, Sleep};
 
 use crate::valve::Valve;
 
-/// How often the reader gives way after each read, so that whoever takes the bytes can close the
-/// valve before more are read: one read may complete a TLS record and the next one bring another.
-/// Twice, because Pingora polls the two halves of a request in turns, and after one turn this half
-/// may be the first again.
+/// How often the reader yields after each read, so that whoever takes the bytes can close the valve
+/// before more are read: one read may complete a TLS record, and the next read another one. Twice,
+/// because Pingora polls the two halves of a request in turns, and after one yield this half may be
+/// polled first again.
 const TURNS: u8 = 2;
 
 /// Connects with a small receive buffer, behind a valve.
 #[derive(Debug)]
 pub struct ValvedConnect {
-    /// Closed by whoever holds bytes that were read.
+    /// Closed while bytes that were read are still to be written.
     pub valve: Arc<Valve>,
     /// Time for the TCP handshake.
     pub connect_timeout: Duration,
     /// Time without a byte that was waited for, which ends the connection with
-    /// [`io::ErrorKind::TimedOut`]. While the valve is closed nobody waits.
+    /// [`io::ErrorKind::TimedOut`]. It does not run while the valve is closed.
     pub response_timeout: Duration,
     /// Kernel receive buffer, in bytes.
     pub recv_buffer: usize,
@@ -54,7 +54,7 @@ impl Connect for ValvedConnect {
                 std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
                 std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
             }?;
-            // Before the handshake, which announces the window.
+            // Set before the handshake, which announces the window.
             SockRef::from(&socket).set_recv_buffer_size(self.recv_buffer)?;
             socket.connect(*addr).await
         };
@@ -88,7 +88,7 @@ impl Connect for ValvedConnect {
 struct Valved {
     socket: TcpStream,
     valve: Arc<Valve>,
-    /// How often the reader still has to give way.
+    /// How often the reader still has to yield.
     turns: u8,
     timeout: Duration,
     /// Runs while a byte is waited for.

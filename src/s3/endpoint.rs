@@ -1,8 +1,8 @@
 //! Where S3 is: the host to connect to, the Host header to send, and the request target of an object.
 //!
-//! Invariant: an [`Endpoint`] exists only if its parts fit together, so that what a presigned URL was
-//! signed for (host and path) can be rebuilt from it exactly. Mistakes are found while it is made and
-//! each names the setting at fault ([`EndpointError::key`]).
+//! Invariant: an [`Endpoint`] exists only if its parts fit together, so that host and path, for which a
+//! presigned URL was signed, can be rebuilt from it exactly. Mistakes are found when it is made, and each
+//! names the setting at fault ([`EndpointError::key`]).
 //!
 //! This file must not know how a connection is opened, and never changes a byte of a key or a query.
 //!
@@ -138,6 +138,14 @@ impl Endpoint {
         &self.host_header
     }
 
+    /// The bucket's URL, to be shown: `https://b.s3.eu-west-1.amazonaws.com`, in path style
+    /// `https://host/b`.
+    pub fn bucket_url(&self) -> String {
+        let scheme = if self.authority.tls { "https" } else { "http" };
+        let path = if self.path_style { format!("/{}", self.bucket) } else { String::new() };
+        format!("{scheme}://{}{path}", self.host_header)
+    }
+
     /// The bucket that every key is looked up in.
     pub fn bucket(&self) -> &BucketName {
         &self.bucket
@@ -154,8 +162,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`Refusal::LeavesBucket`] in path style for a key whose `..` segments could reach another
-    /// bucket. In virtual-hosted style the bucket is in the host, out of a path's reach, and `..` is
-    /// S3's to judge.
+    /// bucket. In virtual-hosted style the bucket is in the host, where no path reaches it, so S3 gets
+    /// the `..` as it is.
     pub fn target(&self, key: &ObjectKey<'_>, query: Option<&[u8]>) -> Result<Vec<u8>, Refusal> {
         if self.path_style && key.escapes_root() {
             return Err(Refusal::LeavesBucket);
@@ -326,7 +334,7 @@ mod tests {
         }
         let message = "Transfer Acceleration does not serve a bucket with dots in its name (my.bucket): write regional";
         fails(amazon("", "my.bucket", Accelerate, Auto), "s3.host", message);
-        let message = "Transfer Acceleration knows no path style: write auto or virtual";
+        let message = "Transfer Acceleration has no path style: write auto or virtual";
         fails(amazon("", "my-bucket", Accelerate, Path), "s3.addressing", message);
         let message = "the service's wildcard certificate, *.s3.amazonaws.com, does not cover \
                        my.bucket.s3.amazonaws.com because of the dots in the bucket's name: write auto or path";
@@ -439,6 +447,16 @@ mod tests {
             assert_eq!(target(&virtual_hosted, key, None), Ok(format!("/{key}")), "S3's to judge");
             assert_eq!(target(&path_style, key, None), Err(Refusal::LeavesBucket));
         }
+    }
+
+    #[test]
+    fn a_buckets_url_is_where_its_keys_are() {
+        let virtual_hosted = amazon("eu-west-1", "my-bucket", Regional, Auto).expect("an endpoint");
+        assert_eq!(virtual_hosted.bucket_url(), "https://my-bucket.s3.eu-west-1.amazonaws.com");
+        let dotted = amazon("eu-west-1", "my.bucket", Regional, Auto).expect("an endpoint");
+        assert_eq!(dotted.bucket_url(), "https://s3.eu-west-1.amazonaws.com/my.bucket");
+        let own = custom("http://[::1]:9000", "b", Auto).expect("an endpoint");
+        assert_eq!(own.bucket_url(), "http://[::1]:9000/b");
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 //! a device the rule is brevity: the head has to fit one small record.
 //!
 //! Header names are given in lower case, as `http::HeaderName` holds them; one in another case passes
-//! nowhere. This file must not know values, other than those that list header names, and judges no
+//! nowhere. This file must not know values, other than those that list header names, and verifies no
 //! signature.
 
 use std::borrow::Cow;
@@ -33,12 +33,12 @@ const DESCRIBE_AN_UPLOAD: [&str; 7] = [
 const HOP_BY_HOP: [&str; 6] =
     ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
-/// Never sent on, even if signed: `host` is dripline's to set, the client's cookies are nobody's business
-/// at S3, and a GET's body headers would promise S3 a body that does not follow.
+/// Never sent on, even if signed. dripline sets `host` itself, cookies are not meant for S3, and the body
+/// headers of a GET would announce a body that does not follow.
 const NEVER_FORWARDED: [&str; 4] = ["host", "cookie", "content-length", "expect"];
 
-/// What a device needs of a response, together with what delimits it (RFC 9112 §6) and closes the
-/// connection. `content-encoding` is among them since the body cannot be read without it.
+/// What a device needs of a response, with the headers that delimit the body (RFC 9112 §6) and close the
+/// connection. `content-encoding` is one of them, since the body cannot be read without it.
 const KEPT: [&str; 10] = [
     "content-length",
     "content-type",
@@ -55,14 +55,14 @@ const KEPT: [&str; 10] = [
 /// Whether a request header is passed on to S3.
 ///
 /// `name` is in lower case. `authorization` is whether the configuration lets clients sign in headers;
-/// then `Authorization` passes, and so does `Date`, which such a signature may rest on unnamed. Headers
+/// then `Authorization` passes, and so does `Date`, which such a signature may cover without naming it. Headers
 /// that the client's `Connection` header names are not known here: ask [`hop_by_hop`].
 pub fn forwards(name: &str, signed: &SignedHeaders, authorization: bool) -> bool {
     if NEVER_FORWARDED.contains(&name) || is_hop_by_hop(name) {
         return false;
     }
     match name {
-        // Of no use to a signature in the query (S3 refuses two at once), so never by its word.
+        // S3 refuses two signatures at once, so a signature in the query does not make this one pass.
         "authorization" => authorization,
         "date" if authorization => true,
         _ => READ_BY_S3.contains(&name) || signed.covers(name),
@@ -73,9 +73,9 @@ pub fn forwards(name: &str, signed: &SignedHeaders, authorization: bool) -> bool
 /// object.
 ///
 /// Every `x-amz-*` header passes, signed or not. Each of them changes what is stored (encryption, tags,
-/// checksums, who may read it), so without one S3 would store something else than the client asked for,
-/// and say that all is well; with it S3 answers 403 if it should have been signed, and the client
-/// learns that. What frames the body (`content-length`, `transfer-encoding`, `expect`) is not decided
+/// checksums, who may read it). Without one of them S3 would store something else than the client asked
+/// for and report success. With it S3 answers 403 if it should have been signed, and the client learns
+/// that. What frames the body (`content-length`, `transfer-encoding`, `expect`) is not decided
 /// here.
 pub fn forwards_upload(name: &str, signed: &SignedHeaders, authorization: bool) -> bool {
     DESCRIBE_AN_UPLOAD.contains(&name)

@@ -1,16 +1,18 @@
 //! What dripline knows of S3: where it is ([`endpoint`]), which of its addresses to use ([`resolve`]),
 //! how to connect ([`upstream`]), which connections to use again ([`quiet`]), how a request to it is
-//! built and who vouches for it ([`outgoing`]), how to ask it something of dripline's own ([`client`]), how to read from it no faster than a drip needs ([`connect`]), how to
-//! send it an upload ([`put`]), which headers belong to it ([`headers`]), and how to read a presigned
-//! URL ([`presigned`]).
+//! built and who vouches for it ([`outgoing`]), how to send it a request of dripline's own ([`client`]),
+//! how to read from it no faster than a drip needs ([`connect`]), how to send it an upload ([`put`]), which headers belong to it ([`headers`]), how to read a presigned URL
+//! ([`presigned`]), and when its signature ends ([`expiry`]).
 //!
-//! No signature is ever made or checked here: that is S3's part. [`endpoint`], [`headers`],
-//! [`presigned`] and [`settings`] are about names and bytes alone, without I/O, state or a clock.
+//! No signature is made or checked here; S3 checks those of the clients. [`endpoint`], [`expiry`],
+//! [`headers`], [`presigned`] and [`settings`] deal with names and bytes alone, without I/O, state or a
+//! clock.
 
 mod amazon;
 pub mod client;
 pub mod connect;
 pub mod endpoint;
+pub mod expiry;
 pub mod headers;
 pub mod outgoing;
 pub mod presigned;

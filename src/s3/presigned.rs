@@ -1,12 +1,12 @@
 //! Reading a presigned URL: the `/file/` URL to hand out in its place, or the settings that it needs.
 //!
-//! A presigned URL is bound to the host that it was signed for, so it works through dripline exactly if
-//! dripline sends that host, and the same path and query behind it.
+//! A presigned URL works through dripline exactly if dripline sends the host, path and query that it was
+//! signed for.
 //!
 //! Invariant: the key's and the query's bytes go from the one URL into the other untouched, and no
 //! message ever repeats the query, which holds the signature. This file must not know the configuration
-//! file; it speaks of settings by their names. It verifies no signature and knows no time, so it cannot
-//! tell an expired URL, and for which method a URL was signed is in no URL to read.
+//! file; it speaks of settings by their names. It verifies no signature and has no clock. For which method
+//! a URL was signed cannot be read from it.
 //!
 //! ```
 //! use dripline::s3::presigned::PresignedUrl;
@@ -18,9 +18,11 @@
 //! ```
 
 use std::fmt;
+use std::time::SystemTime;
 
 use super::amazon::{self, Named};
 use super::endpoint::{Addressing, Authority, BucketName, Endpoint, EndpointError, HostKind};
+use super::expiry;
 use super::headers::{SignedHeaders, is_version_2, parameters};
 use crate::route::{ObjectKey, breaks_request_line};
 
@@ -69,8 +71,8 @@ impl PresignedUrl {
         let path = path.strip_prefix('/').unwrap_or_default().to_owned();
         let parsed = Self { authority, path, query };
 
-        let readings = parsed.readings(None);
-        let first = readings.first().ok_or(PresignedError::NoObject)?;
+        let interpretations = parsed.interpretations(None);
+        let first = interpretations.first().ok_or(PresignedError::NoObject)?;
         match parsed.settings_of(first) {
             Err(error) if parsed.likeliest(None).is_none() => Err(match error {
                 EndpointError::DottedVirtual { bucket, host } => {
@@ -99,6 +101,23 @@ impl PresignedUrl {
         }
     }
 
+    /// When the signature ended, if that was not after `now`. `None` as well for a URL that is not signed, or
+    /// whose end cannot be read.
+    pub fn expired(&self, now: SystemTime) -> Option<SystemTime> {
+        let query = self.query_bytes()?;
+        let value = |wanted: &str| {
+            let mut parameters = parameters(query);
+            let named = |name: &[u8]| name.eq_ignore_ascii_case(wanted.as_bytes());
+            parameters.find(|(name, _)| named(name)).map(|(_, value)| value)
+        };
+        let end = match self.signature() {
+            Signature::V4 => expiry::version_4(&value("X-Amz-Date")?, &value("X-Amz-Expires")?),
+            Signature::V2 => expiry::version_2(&value("Expires")?),
+            Signature::None => None,
+        };
+        end.filter(|end| *end <= now)
+    }
+
     /// Headers besides `host` that the signature covers, in lower case. The client must send each with
     /// the signed value, or S3 answers 403. A version 2 signature does not say which it covers.
     pub fn headers(&self) -> Vec<String> {
@@ -106,12 +125,12 @@ impl PresignedUrl {
         signed.names().filter(|name| *name != "host").map(str::to_owned).collect()
     }
 
-    /// Whether another reading of the URL is possible: at a host other than Amazon's, the bucket may
+    /// Whether another interpretation of the URL is possible: at a host other than Amazon's, the bucket may
     /// stand in the host or in the path. Once s3.bucket is known, [`check`](Self::check) decides.
     pub fn is_ambiguous(&self) -> bool {
-        let mut readings = self.readings(None);
-        readings.retain(|reading| self.settings_of(reading).is_ok());
-        readings.iter().any(|reading| *reading != readings[0])
+        let mut interpretations = self.interpretations(None);
+        interpretations.retain(|interpretation| self.settings_of(interpretation).is_ok());
+        interpretations.iter().any(|interpretation| *interpretation != interpretations[0])
     }
 
     /// The path and query under which dripline serves this URL's object: `/file/<key>?<query>`.
@@ -164,13 +183,15 @@ impl PresignedUrl {
         self.query.as_deref().map(str::as_bytes)
     }
 
-    /// The settings of the first reading that has any.
+    /// The settings of the first interpretation that has any.
     fn likeliest(&self, endpoint: Option<&Endpoint>) -> Option<Settings> {
-        self.readings(endpoint).iter().find_map(|reading| self.settings_of(reading).ok())
+        self.interpretations(endpoint)
+            .iter()
+            .find_map(|interpretation| self.settings_of(interpretation).ok())
     }
 
     /// Where the bucket may stand in this URL, most likely first.
-    fn readings(&self, endpoint: Option<&Endpoint>) -> Vec<Reading> {
+    fn interpretations(&self, endpoint: Option<&Endpoint>) -> Vec<Interpretation> {
         let host = &self.authority.host;
         if !self.authority.ip
             && let Some((service, amazon)) = amazon::recognise(host)
@@ -183,62 +204,65 @@ impl PresignedUrl {
             .collect();
         }
 
-        let mut readings = Vec::new();
+        let mut interpretations = Vec::new();
         if let Some(endpoint) = endpoint {
             let bucket = endpoint.bucket().as_str();
             let before_host = host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.'));
-            let in_path = self.in_path(None).filter(|reading| reading.bucket == *endpoint.bucket());
+            let in_path = self
+                .in_path(None)
+                .filter(|interpretation| interpretation.bucket == *endpoint.bucket());
             // With the configured service below the bucket there is no doubt left; otherwise a
             // bucket in the path is likelier, since a host may share its first label by chance.
             if before_host == Some(endpoint.host()) {
-                readings.extend(self.in_host(bucket, None));
+                interpretations.extend(self.in_host(bucket, None));
             }
-            readings.extend(in_path);
+            interpretations.extend(in_path);
             if before_host.is_some() {
-                readings.extend(self.in_host(bucket, None));
+                interpretations.extend(self.in_host(bucket, None));
             }
         }
         // Most services have a label that says where their own name begins.
         let starts = [".s3.", ".s3-", ".s3express-"];
         if let Some(at) = starts.iter().filter_map(|label| host.rfind(label)).max() {
-            readings.extend(self.in_host(&host[..at], None));
+            interpretations.extend(self.in_host(&host[..at], None));
         }
-        readings.extend(self.in_path(None));
+        interpretations.extend(self.in_path(None));
         if let Some((bucket, _)) = host.split_once('.') {
-            readings.extend(self.in_host(bucket, None));
+            interpretations.extend(self.in_host(bucket, None));
         }
-        readings
+        interpretations
     }
 
-    /// The reading with the bucket as the first segment of the path.
-    fn in_path(&self, amazon: Named) -> Option<Reading> {
+    /// The interpretation with the bucket as the first segment of the path.
+    fn in_path(&self, amazon: Named) -> Option<Interpretation> {
         let (bucket, key) = self.path.split_once('/')?;
         let bucket = bucket.parse().ok().filter(|_| !key.is_empty())?;
-        Some(Reading { service: self.authority.clone(), bucket, path_style: true, amazon })
+        Some(Interpretation { service: self.authority.clone(), bucket, path_style: true, amazon })
     }
 
-    /// The reading with the bucket before the host.
-    fn in_host(&self, bucket: &str, amazon: Named) -> Option<Reading> {
+    /// The interpretation with the bucket before the host.
+    fn in_host(&self, bucket: &str, amazon: Named) -> Option<Interpretation> {
         let host = self.authority.host.strip_prefix(bucket)?.strip_prefix('.')?.to_owned();
         if self.authority.ip || self.path.is_empty() || host.is_empty() {
             return None;
         }
         let service = Authority { host, ..self.authority.clone() };
-        Some(Reading { service, bucket: bucket.parse().ok()?, path_style: false, amazon })
+        Some(Interpretation { service, bucket: bucket.parse().ok()?, path_style: false, amazon })
     }
 
     /// The settings with which dripline sends this URL's host and path: by Amazon's names if they lead
     /// there, else by the service's URL. Each attempt is made with a real [`Endpoint`].
-    fn settings_of(&self, reading: &Reading) -> Result<Settings, EndpointError> {
+    fn settings_of(&self, interpretation: &Interpretation) -> Result<Settings, EndpointError> {
         let leads_here = |endpoint: &Endpoint| {
-            endpoint.host_header() == self.host() && endpoint.is_path_style() == reading.path_style
+            endpoint.host_header() == self.host()
+                && endpoint.is_path_style() == interpretation.path_style
         };
-        let wanted = if reading.path_style { Addressing::Path } else { Addressing::Virtual };
-        let mut settings = vec![("s3.bucket", reading.bucket.to_string())];
+        let wanted = if interpretation.path_style { Addressing::Path } else { Addressing::Virtual };
+        let mut settings = vec![("s3.bucket", interpretation.bucket.to_string())];
 
-        if let Some((kind, region)) = &reading.amazon {
+        if let Some((kind, region)) = &interpretation.amazon {
             let amazon = |addressing| {
-                Endpoint::amazon(region.as_ref(), &reading.bucket, *kind, addressing)
+                Endpoint::amazon(region.as_ref(), &interpretation.bucket, *kind, addressing)
                     .is_ok_and(|e| leads_here(&e))
             };
             if let Some(addressing) = [Addressing::Auto, wanted].into_iter().find(|a| amazon(*a)) {
@@ -254,10 +278,10 @@ impl PresignedUrl {
         }
 
         let scheme = if self.authority.tls { "https" } else { "http" };
-        let url = format!("{scheme}://{}", reading.service.header());
-        Endpoint::custom(&url, &reading.bucket, wanted)?;
+        let url = format!("{scheme}://{}", interpretation.service.header());
+        Endpoint::custom(&url, &interpretation.bucket, wanted)?;
         settings.push(("s3.endpoint", url));
-        if !reading.path_style {
+        if !interpretation.path_style {
             settings.push(("s3.addressing", wanted.to_string()));
         }
         Ok(settings)
@@ -273,7 +297,7 @@ impl fmt::Debug for PresignedUrl {
 
 /// One way to tell bucket and service apart.
 #[derive(Debug, PartialEq, Eq)]
-struct Reading {
+struct Interpretation {
     /// Without the bucket.
     service: Authority,
     bucket: BucketName,
@@ -725,6 +749,25 @@ mod tests {
             let tail = query.map_or(key.clone(), |query| format!("{key}?{query}"));
             let parsed = url(&format!("https://b-1.s3.amazonaws.com/{tail}"));
             prop_assert_eq!(parsed.check(&configured("bucket=b-1 host=global")), Ok(format!("/file/{tail}")));
+        }
+    }
+
+    #[test]
+    fn an_expired_url_is_told_from_one_that_is_valid() {
+        let seconds = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let host = "https://b-1.s3.us-west-2.amazonaws.com/k";
+        let v4_end = 1_735_689_600 + 900;
+        for (query, end) in [(V4, v4_end), (&*V4.to_lowercase(), 0), (V2, 1_735_689_600)] {
+            let url = url(&format!("{host}?{query}"));
+            if end == 0 {
+                assert_eq!(url.expired(seconds(u64::from(u32::MAX))), None, "no date of S3's");
+                continue;
+            }
+            assert_eq!(url.expired(seconds(end - 1)), None);
+            assert_eq!(url.expired(seconds(end)), Some(seconds(end)));
+        }
+        for unsigned in [host.to_owned(), format!("{host}?Expires=1"), format!("{host}?a=b")] {
+            assert_eq!(url(&unsigned).expired(seconds(v4_end)), None, "{unsigned}");
         }
     }
 }

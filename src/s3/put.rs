@@ -1,10 +1,10 @@
 //! Uploads to S3: a head, a body piece by piece, and an answer that may come at any time.
 //!
-//! Why not Pingora's upstream path: while it writes a body it reads no answer, so a refusal waits
-//! behind a body that nobody wants; and its timeouts run while a body is held back for its class.
+//! Pingora's upstream path is not used: while it writes a body it reads no answer, so a refusal would
+//! wait until the whole body was sent; and its timeouts run while a class holds a body back.
 //!
 //! Invariant: each upload has a connection of its own. S3 may close a pooled one at any moment, and a
-//! body that was passed on cannot be sent again. This file must not know who sends it, nor how fast.
+//! body that was passed on cannot be sent again. This file must not know who sends a body, nor how fast.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::shape::SocketOptions;
 /// How many of S3's addresses are tried for one upload.
 const TRIES: u32 = 3;
 
-/// How long an answer is waited for once S3 takes no more of the body.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for an answer once S3 takes no more of the body.
+const EARLY_ANSWER: Duration = Duration::from_secs(2);
 
 /// The longest answer, in bytes: an error is some 500.
 const MAX_ANSWER: usize = 64 << 10;
@@ -98,7 +98,7 @@ impl Put {
     ///
     /// # Errors
     ///
-    /// If S3 does not take it in time; it may have [answered](Self::last_words) all the same.
+    /// If S3 does not take it in time. S3 may have [answered](Self::early_answer) all the same.
     pub async fn send(&mut self, piece: &[u8]) -> Result<()> {
         self.session.write_body(piece).await.map_err(Error::into_up)?;
         Ok(())
@@ -114,18 +114,18 @@ impl Put {
         Ok(())
     }
 
-    /// The next response head, which may be an interim one (RFC 9110 §15.2). Waits as long as it takes;
-    /// nothing is lost if the wait is given up.
+    /// The next response head, which may be an interim one (RFC 9110 §15.2). Has no timeout of
+    /// its own, and may be cancelled without loss.
     ///
     /// # Errors
     ///
-    /// If the connection ends or what comes is no response.
+    /// If the connection ends, or if what comes is not a response.
     pub async fn answer(&mut self) -> Result<Box<ResponseHeader>> {
         self.session.read_resp_header_parts().await.map_err(Error::into_up)
     }
 
     /// What S3 has answered before it stopped taking the body, if it has.
-    pub async fn last_words(&mut self) -> Option<Box<ResponseHeader>> {
+    pub async fn early_answer(&mut self) -> Option<Box<ResponseHeader>> {
         let answer = async {
             loop {
                 let head = self.answer().await.ok()?;
@@ -134,7 +134,7 @@ impl Put {
                 }
             }
         };
-        tokio::time::timeout(LAST_WORDS, answer).await.ok().flatten()
+        tokio::time::timeout(EARLY_ANSWER, answer).await.ok().flatten()
     }
 
     /// The body of the answer.

@@ -1,8 +1,10 @@
 //! Which of S3's addresses to connect to.
 //!
-//! S3's names live for seconds and answer with several addresses, so every lookup is good for
-//! five seconds and the addresses are used in turn only after one has failed: a pooled connection is
-//! found again by its address. If a lookup fails, the last good answer serves on.
+//! S3's names resolve to several addresses, which change within seconds. So a lookup is used for five
+//! seconds. The next address is taken only after one has failed, because a pooled connection is found
+//! again by its address. If a lookup fails, the addresses of the last one stay in use.
+//!
+//! This file must not know what a connection is used for.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use tokio::sync::Mutex;
 
-/// How long a lookup is good for. S3's own records have a time to live of about 5 s.
+/// How long a lookup is used. S3's own records have a time to live of about 5 s.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// How long a lookup may keep requests waiting.
@@ -32,7 +34,7 @@ pub struct Resolver {
 #[derive(Debug, Default)]
 struct Choice {
     turn: usize,
-    /// What was given out last, until it is known to fail.
+    /// The address handed out last; none once it has failed.
     given: Option<SocketAddr>,
 }
 
@@ -79,8 +81,8 @@ impl Resolver {
         choice.given.ok_or_else(no_address)
     }
 
-    /// Notes that an address did not answer: the next one is used, unless another request that met
-    /// it has moved on already.
+    /// Notes that an address did not answer: the next one is used, unless another request has reported
+    /// the same failure already.
     pub fn failed(&self, address: SocketAddr) {
         let mut choice = self.choice();
         if choice.given == Some(address) {

@@ -1,8 +1,8 @@
 //! The values of the S3 settings: bucket, region, kind of host and addressing, and what can be wrong
 //! with them.
 //!
-//! Invariant: a value of these types keeps its own rules; whether several fit together is the
-//! [`endpoint`](super::endpoint)'s business. This file must not know host names.
+//! Invariant: a value of these types keeps its own rules. Whether several fit together is decided by
+//! [`endpoint`](super::endpoint). This file must not know host names.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -90,7 +90,7 @@ impl fmt::Display for BucketName {
 }
 
 /// A region's code, such as `ap-southeast-2`: 1 to 40 lower-case letters, digits and hyphens. Which
-/// regions exist is Amazon's to say.
+/// regions exist is for Amazon to say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Region(String);
 
@@ -245,7 +245,7 @@ pub enum EndpointError {
     #[error("{0:?} is not a way of addressing: write auto, virtual or path")]
     Addressing(String),
     /// Transfer Acceleration and path style.
-    #[error("Transfer Acceleration knows no path style: write auto or virtual")]
+    #[error("Transfer Acceleration has no path style: write auto or virtual")]
     AcceleratePath,
     /// HTTPS, virtual-hosted, and a bucket with dots.
     #[error(

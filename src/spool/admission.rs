@@ -1,12 +1,12 @@
-//! Which requests may touch the spool, under which name, and until when a presigned query is valid.
+//! Which requests may be served from the spool, under which name, and until when a presigned query is valid.
 //!
 //! Invariant: S3's answer to an authorised request depends on nothing but its [`ObjectName`], so one
 //! stored object serves everybody who asks for that name. Whatever could change the answer is either in
-//! the name or keeps the request out, and so does whatever S3 might read in another way than this file:
-//! a request that goes direct costs a fetch, a wrong name would hand out the wrong bytes.
+//! the name or keeps the request out, and so does whatever S3 might understand in another way than this
+//! file. A request that goes direct costs a fetch; a wrong name would hand out the wrong bytes.
 //!
-//! This file must not know what the spool holds, and judges no signature: that is S3's part. It has no
-//! clock. An I/O-free function of a request's head, it is called with whatever the network sends.
+//! This file must not know what the spool holds, and verifies no signature: S3 does. It has no clock and
+//! does no I/O. It is called with whatever the network sends.
 //!
 //! ```
 //! use dripline::route::ObjectKey;
@@ -23,12 +23,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, Method, header};
 use percent_encoding::percent_decode;
 
 use crate::route::{ObjectKey, breaks_request_line};
+use crate::s3::expiry;
 use crate::s3::headers::{SignedHeaders, raw_parameters};
 
 /// Every query parameter that may touch the spool. Names are compared exactly: S3 does so too.
@@ -57,7 +58,7 @@ const KNOWN: [(&str, Part); 20] = [
     ("x-id", Part::Operation),
 ];
 
-/// What a parameter is there for.
+/// What a parameter is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// It chooses the object's version or a header of the response.
@@ -85,10 +86,6 @@ pub const SMALL_RANGE: u64 = 64 << 10;
 /// Headers in which a client gives its own encryption key (SSE-C).
 const SSE_C: &str = "x-amz-server-side-encryption-customer-";
 
-/// The longest a signature of version 4 is valid: seven days, in seconds (S3's API reference,
-/// "Authenticating Requests: Using Query Parameters").
-const LONGEST_EXPIRES: u64 = 604_800;
-
 /// The longest unknown parameter name that is repeated in a message, in bytes: less than any signature
 /// (28 and 64) or secret key (40) that a mangled URL might show in a name's place.
 const LONGEST_SHOWN: usize = 24;
@@ -97,7 +94,8 @@ const LONGEST_SHOWN: usize = 24;
 ///
 /// The bucket has no place in it: it is the endpoint's, one per process. Nor has the method: a HEAD asks
 /// about the same object. Key and values are raw bytes, as in the request target: two spellings (`A` and
-/// `%41`) are two names for what S3 may take as one object. That is safe, it only stores it twice.
+/// `%41`) are two names, even if S3 takes them for one object. That is safe, since it only stores the
+/// object twice.
 ///
 /// The bytes are the key, then name and value of each parameter that is there, in the order of their
 /// names; before each of these stands its length. So two names are equal only if all parts are.
@@ -181,13 +179,10 @@ pub fn expires(query: Option<&[u8]>) -> Option<SystemTime> {
     let parameters = Parameters::read(query).ok()?;
     let value = |name| parameters.value(name).map(|raw| Cow::from(percent_decode(raw)));
     if let Some(signed) = value("X-Amz-Date").filter(|_| parameters.has("X-Amz-Signature")) {
-        let lasts = number(&value("X-Amz-Expires")?)?;
-        let lasts = (1..=LONGEST_EXPIRES).contains(&lasts).then_some(lasts)?;
-        return basic_date(&signed)?.checked_add(Duration::from_secs(lasts));
+        return expiry::version_4(&signed, &value("X-Amz-Expires")?);
     }
     let version_2 = parameters.has("AWSAccessKeyId") && parameters.has("Signature");
-    let ends = number(&value("Expires").filter(|_| version_2)?)?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends))
+    expiry::version_2(&value("Expires").filter(|_| version_2)?)
 }
 
 /// Why a request goes direct.
@@ -346,27 +341,6 @@ fn shown(name: &[u8]) -> Option<Box<str>> {
     let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b));
     let name = std::str::from_utf8(name).ok()?;
     (plain && name.len() <= LONGEST_SHOWN).then(|| name.into())
-}
-
-/// A decimal number without a sign.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-/// `YYYYMMDD'T'HHMMSS'Z'`, the one form that `X-Amz-Date` has (ISO 8601's basic format). The date crate
-/// reads more forms than that, and S3 does not.
-fn basic_date(text: &[u8]) -> Option<SystemTime> {
-    let shape = |(at, b): (usize, &u8)| match at {
-        8 => *b == b'T',
-        15 => *b == b'Z',
-        _ => b.is_ascii_digit(),
-    };
-    if text.len() != 16 || !text.iter().enumerate().all(shape) {
-        return None;
-    }
-    let date: jiff::Timestamp = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some(date.into())
 }
 
 #[cfg(test)]

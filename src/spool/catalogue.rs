@@ -1,8 +1,8 @@
 //! Which objects are in the spool, and the budget that they share.
 //!
-//! Invariants: no more bytes than the budget are promised to files at any time, those of replaced
-//! objects that somebody still reads included; what is read or filled is never evicted; readers come
-//! and fills are abandoned under one lock, so no reader joins a fill that just gave up.
+//! Invariants: files never have more bytes reserved than the budget, and those of replaced objects that
+//! are still read count too; what is read or filled is never evicted; readers come
+//! and fills are abandoned under one lock, so no reader joins a fill that has just stopped.
 //!
 //! This file must not know files, S3 or HTTP.
 
@@ -16,7 +16,7 @@ use super::budget::{Reservation, Reserved};
 use super::object::{BodyReader, Failure, Object, State};
 use crate::metrics::SpoolMetrics;
 
-/// The objects by name, the least recently used first to go.
+/// The objects by name. The least recently used is evicted first.
 #[derive(Debug)]
 pub struct Catalogue {
     max_bytes: u64,
@@ -26,14 +26,14 @@ pub struct Catalogue {
     metrics: SpoolMetrics,
 }
 
-/// What an authorised client gets to read.
+/// What an authorised client may read.
 #[derive(Debug)]
 pub enum Place {
     /// An object that is there or being filled.
     Present(BodyReader),
-    /// A new one, whose fill is the caller's to start.
+    /// A new object. The caller has to start its fill.
     New(BodyReader),
-    /// All room is taken by what is read or filled.
+    /// Everything in the spool is being read or filled, and leaves no room.
     Full,
 }
 
@@ -57,8 +57,8 @@ impl Catalogue {
         (!failed).then(|| object.read(target))
     }
 
-    /// Lets an authorised client read the version that S3 has now. Another version goes out of the
-    /// catalogue, and lives on for whoever reads it.
+    /// Lets an authorised client read the version that S3 has now. An older version leaves the catalogue;
+    /// those that read it go on.
     pub fn join(
         &self,
         name: &ObjectName,

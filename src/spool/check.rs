@@ -28,8 +28,8 @@ pub(super) enum Checked {
 }
 
 impl Spool {
-    /// Asks S3 for the first byte, unless it is the version that is known. The range keeps the
-    /// answer small when it is not; an If-None-Match goes first (RFC 9110 §13.2.2).
+    /// Asks S3 for the object's first byte, unless S3 has the version that is `known`. The range keeps the
+    /// answer small if it is another version; S3 evaluates If-None-Match before it (RFC 9110 §13.2.2).
     #[expect(clippy::disallowed_methods, reason = "the time that S3 takes is measured")]
     pub(super) async fn check(&self, ask: &Ask<'_>, known: Option<Arc<Object>>) -> Checked {
         let mut headers: Vec<(HeaderName, HeaderValue)> =
@@ -47,7 +47,7 @@ impl Spool {
         let mut answer = self.client.get(ask.target, authority, &headers).await;
         let empty = answer.as_ref().is_ok_and(|a| a.status() == StatusCode::RANGE_NOT_SATISFIABLE);
         if empty && ask.request.method == Method::HEAD {
-            // No byte can be had of it, so all of it costs nothing, and brings its head.
+            // The object is empty. A request for all of it costs nothing, and brings its head.
             answer = self.client.get(ask.target, authority, &headers[1..]).await;
         }
         self.metrics.check_seconds.observe(began.elapsed().as_secs_f64());
@@ -66,6 +66,7 @@ impl Spool {
         checked
     }
 
+    /// What S3's answer to a check means.
     async fn evaluate(
         &self,
         ask: &Ask<'_>,
@@ -90,15 +91,16 @@ impl Spool {
                     range.and_then(content_range).map(|(_, length)| length)
                 };
                 let head = object_head(answer.head());
-                // The one byte, so that the connection can be used again; a whole body is dropped.
+                // The one byte is read, so that the connection can be used again. A whole body is not read:
+                // its connection is closed.
                 if status == StatusCode::PARTIAL_CONTENT && answer.body(1).await.is_ok() {
                     self.client.release(answer).await;
                 }
                 version(known, etag, length, head)
             }
-            // Of an empty object no byte can be had: authorised, and not worth a file.
+            // The object is empty: authorised, and not worth a file.
             StatusCode::RANGE_NOT_SATISFIABLE => Checked::Ended(Verdict::Direct("empty")),
-            // What was signed may be the HEAD.
+            // The URL may have been signed for HEAD, and the check is a GET.
             StatusCode::FORBIDDEN if ask.request.method == Method::HEAD => {
                 Checked::Ended(Verdict::Direct("head"))
             }
@@ -117,7 +119,7 @@ impl Spool {
     }
 }
 
-/// An authorised answer of S3 as the version that it names.
+/// The version that an authorised answer of S3's names.
 fn version(
     known: Option<Arc<Object>>,
     etag: Option<HeaderValue>,
@@ -131,7 +133,7 @@ fn version(
     if head.headers.keys().any(customer_key) {
         return Checked::Ended(Verdict::Direct("sse_c"));
     }
-    // S3 that ignores If-None-Match says the same in another way.
+    // A server that ignores If-None-Match names the known version with a 206 or 200.
     if let Some(object) = known.filter(|object| object.etag() == etag && object.length() == length)
     {
         return Checked::Unchanged(object);
@@ -142,9 +144,9 @@ fn version(
     Checked::Version { etag, length, head: Box::new(head) }
 }
 
-/// What of an answer to a GET describes the object, as the head of a 200.
+/// The headers of an answer to a GET that describe the object, as the head of a 200.
 pub(super) fn object_head(answer: Option<&ResponseHeader>) -> ResponseHeader {
-    const OF_THE_ANSWER: [&str; 8] = [
+    const OF_ONE_ANSWER: [&str; 8] = [
         "date",
         "server",
         "age",
@@ -156,8 +158,8 @@ pub(super) fn object_head(answer: Option<&ResponseHeader>) -> ResponseHeader {
     ];
     let mut head = ResponseHeader::build(StatusCode::OK, Some(16)).expect("200 is a status");
     for (name, value) in answer.into_iter().flat_map(|answer| answer.headers.iter()) {
-        if !OF_THE_ANSWER.contains(&name.as_str()) && !headers::hop_by_hop(name.as_str(), &[]) {
-            // Both were in a header map before.
+        if !OF_ONE_ANSWER.contains(&name.as_str()) && !headers::hop_by_hop(name.as_str(), &[]) {
+            // Cannot fail: name and value come from a header map.
             let _ = head.append_header(name.clone(), value.clone());
         }
     }

@@ -1,10 +1,10 @@
-//! A private file that has no name: gone when the last descriptor closes, however the process ends,
-//! and invisible to another process that spools into the same directory.
+//! A private file that has no name. It is gone when its last descriptor closes, however the process ends,
+//! and no other process that uses the same directory sees it.
 //!
 //! Reads come in two kinds. [`SpoolFile::read_now`] takes what the page cache holds and never waits
-//! for a disk, so it may be called on the runtime's threads; [`SpoolFile::read`] may wait. The file
-//! is read at the tick, not mapped: a page fault cannot be foreseen or refused, and the touched pages
-//! of every object would count as the process's own memory.
+//! for a disk, so it may be called on the runtime's threads; [`SpoolFile::read`] may wait. The file is
+//! not mapped: a page fault would block without a warning, and the touched pages of every object would
+//! count as the process's own memory.
 //!
 //! This file must not know what is stored.
 
@@ -59,7 +59,7 @@ impl Directory {
         options.read(true).write(true).mode(0o600);
         let flag = i32::try_from(rustix::fs::OFlags::TMPFILE.bits()).unwrap_or(0);
         match options.clone().custom_flags(flag).open(&self.path) {
-            // EISDIR: a kernel or file system that has never heard of the flag.
+            // EISDIR comes from a kernel or file system that does not know the flag.
             Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::OPNOTSUPP | Errno::ISDIR)) => {
                 tempfile::tempfile_in(&self.path)
             }
@@ -96,7 +96,7 @@ impl SpoolFile {
     /// If it cannot be made; [`io::ErrorKind::StorageFull`] if the disk has no room for all of it.
     pub fn create(directory: &Directory, length: u64) -> io::Result<Self> {
         let file = directory.unnamed()?;
-        // Room that is promised now cannot run out in the middle of a fill.
+        // With its room reserved now, a fill cannot run out of it.
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length) {
             Err(Errno::OPNOTSUPP) => file.set_len(length)?,
             other => other?,

@@ -1,5 +1,5 @@
-//! The fill: one task per object that reads it from S3 at full speed into its file, whoever comes
-//! and goes, and goes on where S3 drops it.
+//! The fill: one task per object that reads it from S3 at full speed into its file, whichever clients
+//! read meanwhile, and that resumes where S3 breaks it off.
 //!
 //! Invariants: every byte of a file comes from answers with one ETag (If-Match on every request);
 //! the number of tries without progress is bounded; a query is only used after S3 has authorised it,
@@ -34,11 +34,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Bytes that are written at once, where S3 sends that many in a row: each write takes a turn on another
-/// thread, which costs more than S3's small pieces are worth.
+/// Bytes that are written at once, if S3 sends as many in a row: each write is a task for another thread,
+/// which is too much for S3's small pieces.
 const WRITE: usize = 128 << 10;
 
-/// How long fewer bytes than that wait for more; readers may be waiting for them.
+/// How long fewer bytes wait for more to come. It is short, since readers may be waiting for them.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Bytes that are collected while the disk is busy, at most.
@@ -48,9 +48,9 @@ const BATCH: usize = 1 << 20;
 enum Stop {
     /// Try again: the connection failed, or S3 was busy.
     Again(String),
-    /// S3 refuses this query by now; there may be another.
+    /// S3 refuses this query by now. Another one may be known.
     Refused,
-    /// There is no use in another try.
+    /// Another try would be of no use.
     For(Failure),
 }
 
@@ -58,7 +58,7 @@ impl Spool {
     /// Fills `object`, and forgets it if that fails.
     pub(super) async fn fill(self: Arc<Self>, object: Arc<Object>) {
         self.metrics.filling.inc();
-        let end = match self.filled(&object).await {
+        let end = match self.run_fill(&object).await {
             Ok(()) => "complete",
             Err(why) => {
                 self.catalogue.fail(&object, why);
@@ -75,21 +75,21 @@ impl Spool {
         self.metrics.filling.dec();
     }
 
-    async fn filled(&self, object: &Arc<Object>) -> Result<(), Failure> {
+    async fn run_fill(&self, object: &Arc<Object>) -> Result<(), Failure> {
         // The semaphore is closed only with the process.
         let _slot = tokio::select! {
             slot = self.slots.acquire() => slot.map_err(|_| Failure::Abandoned)?,
-            () = self.nobody(object) => return Err(Failure::Abandoned),
+            () = self.until_abandoned(object) => return Err(Failure::Abandoned),
         };
         let mut file = Some(self.file(object).await?);
         let (mut tries, mut filled) = (0, 0);
         while object.state() != State::Complete {
             let stop = match object.ticket() {
-                // A reader who comes meanwhile may bring one.
+                // A client that comes meanwhile may bring one.
                 None => Err(Stop::Again("every authorised query is refused by now".into())),
                 Some(ticket) => match self.attempt(object, &ticket, &mut file).await {
                     Err(Stop::Refused) => {
-                        object.spend(&ticket);
+                        object.discard_ticket(&ticket);
                         continue;
                     }
                     ended => ended,
@@ -113,7 +113,7 @@ impl Spool {
             let pause = FIRST_PAUSE.saturating_mul(1 << (tries - 1)).min(LONGEST_PAUSE);
             tokio::select! {
                 () = tokio::time::sleep(jittered(pause)) => {}
-                () = self.nobody(object) => return Err(Failure::Abandoned),
+                () = self.until_abandoned(object) => return Err(Failure::Abandoned),
             }
         }
         Ok(())
@@ -139,7 +139,7 @@ impl Spool {
         let from = object.filled();
         let mut asked: Vec<(HeaderName, HeaderValue)> = vec![
             (header::IF_MATCH, object.etag().clone()),
-            // The connection is as good as used up, and none is to be held afterwards.
+            // A fill is one long response, after which no idle connection is to be kept.
             (header::CONNECTION, HeaderValue::from_static("close")),
         ];
         if file.is_none() {
@@ -149,7 +149,7 @@ impl Spool {
         let authority = self.client.upstream().authority();
         let answer = tokio::select! {
             answer = self.client.get(ticket, authority, &asked) => answer,
-            () = self.nobody(object) => return Err(Stop::For(Failure::Abandoned)),
+            () = self.until_abandoned(object) => return Err(Stop::For(Failure::Abandoned)),
         };
         let mut answer = answer.map_err(|e| Stop::Again(e.to_string()))?;
         check_response(&answer, object, file.is_none().then_some(from))?;
@@ -157,25 +157,25 @@ impl Spool {
             Some(file) => object.begin(stored(&answer), file),
             None => self.metrics.resumes.inc(),
         }
-        self.pour(object, &mut answer).await
+        self.read_body(object, &mut answer).await
     }
 
-    /// Reads the body into the file: S3 is read while the disk writes, up to a bound.
+    /// Reads the body into the file. S3 is read while the disk writes, up to [`BATCH`] bytes ahead.
     #[expect(clippy::disallowed_methods, reason = "an idle fill has a deadline")]
-    async fn pour(&self, object: &Arc<Object>, answer: &mut S3Response) -> Result<(), Stop> {
+    async fn read_body(&self, object: &Arc<Object>, answer: &mut S3Response) -> Result<(), Stop> {
         let mut collected = Vec::new();
         let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;
         // When what is collected is written at the latest.
         let mut due = Instant::now();
         let ended = 'pieces: loop {
-            // One future until it has a piece: what it has read of one must not be lost.
+            // The future is kept until it has a piece, so that what it has read is not lost.
             let mut next = pin!(answer.piece());
             let piece = loop {
                 tokio::select! {
                     piece = &mut next => break piece,
-                    () = self.nobody(object) => break 'pieces Err(Stop::For(Failure::Abandoned)),
+                    () = self.until_abandoned(object) => break 'pieces Err(Stop::For(Failure::Abandoned)),
                     () = sleep_until(due), if !collected.is_empty() => {
-                        self.written(writing.take()).await?;
+                        self.finish_write(writing.take()).await?;
                         writing = Some(write(object, std::mem::take(&mut collected)));
                     }
                 }
@@ -193,16 +193,19 @@ impl Spool {
             }
             let busy = writing.as_ref().is_some_and(|writing| !writing.is_finished());
             if (!busy && collected.len() >= WRITE) || collected.len() >= BATCH {
-                self.written(writing.take()).await?;
+                self.finish_write(writing.take()).await?;
                 writing = Some(write(object, std::mem::take(&mut collected)));
             }
         };
-        self.written(writing.take()).await?;
-        self.written(Some(write(object, collected))).await?;
+        self.finish_write(writing.take()).await?;
+        self.finish_write(Some(write(object, collected))).await?;
         ended
     }
 
-    async fn written(&self, writing: Option<JoinHandle<std::io::Result<()>>>) -> Result<(), Stop> {
+    async fn finish_write(
+        &self,
+        writing: Option<JoinHandle<std::io::Result<()>>>,
+    ) -> Result<(), Stop> {
         let Some(writing) = writing else { return Ok(()) };
         writing.await.map_err(std::io::Error::other).flatten().map_err(|e| {
             self.disk_failed(&e);
@@ -210,9 +213,9 @@ impl Spool {
         })
     }
 
-    /// Resolves when a fill is to stop because nobody reads, and less than half of it is there. A fill
-    /// that is over half done, or was begun for a part, is finished for those who come next.
-    async fn nobody(&self, object: &Arc<Object>) {
+    /// Resolves when a fill is to stop, because nobody reads and less than half of the object is there. A
+    /// fill that is over half done, or that began for a part, is finished for later clients.
+    async fn until_abandoned(&self, object: &Arc<Object>) {
         loop {
             object.abandoned().await;
             if object.persists() {
@@ -230,7 +233,7 @@ impl Spool {
     }
 }
 
-/// Whether S3's answer carries on: the whole object, or the rest `from` on.
+/// Whether S3's answer continues the fill: the whole object, or its rest from byte `from` on.
 fn check_response(answer: &S3Response, object: &Object, from: Option<u64>) -> Result<(), Stop> {
     let status = answer.status();
     let number = |name| answer.header(name)?.to_str().ok()?.trim().parse::<u64>().ok();
@@ -272,7 +275,7 @@ fn check_response(answer: &S3Response, object: &Object, from: Option<u64>) -> Re
     }
 }
 
-/// The head as it is kept: what describes the object, and nothing of this one answer.
+/// The head that is kept: what describes the object, and nothing of this one answer.
 fn stored(answer: &S3Response) -> ResponseHeader {
     object_head(answer.head())
 }
@@ -286,7 +289,7 @@ fn write(object: &Arc<Object>, bytes: Vec<u8>) -> JoinHandle<std::io::Result<()>
     )
 }
 
-/// Between half of `pause` and all of it, so that many fills do not come back at once.
+/// Between half of `pause` and all of it, so that many fills do not retry at the same moment.
 fn jittered(pause: Duration) -> Duration {
     let half = pause / 2;
     half + half.mul_f64(fastrand::f64())

@@ -1,11 +1,12 @@
 //! The spool: S3 is read once, at full speed, into a private file, and every client drips from that
 //! file, each request authorised by S3 itself.
 //!
-//! [`admission`] says which requests may touch it (pure). [`Spool::authorise`] asks S3, with the
-//! request's own path and query, whether this client may have what it asks for; nothing serialises
-//! clients. [`object`] is one version of an object, [`catalogue`] all of them and their budget,
-//! [`mod@file`] where bytes are, `fill` the task that gets them, [`storage`] the face that pingora-cache's
-//! hit path serves from.
+//! [`admission`] says which requests may be served from it (pure). [`Spool::authorise`] asks S3
+//! (`check`), with the request's own path and query, whether this client may have what it asks for; no
+//! client waits for another one's check. [`object`] is one version of an object, [`catalogue`] holds all
+//! of them within a `budget`, [`mod@file`] holds their bytes, `fill` is the task that gets them from S3,
+//! `ranges` says which ranges are worth that, `trust` remembers what S3 has authorised, and [`storage`]
+//! is how pingora-cache's hit path gets at an object.
 //!
 //! Invariants: no byte of a body, and no header, reaches a client whose request S3 has not
 //! authorised; one fill per version however many ask; no reader gets the bytes of two versions.
@@ -81,7 +82,7 @@ pub enum Verdict {
     Serve(Authorised),
     /// It goes to S3 itself; the reason is a metric's label.
     Direct(&'static str),
-    /// S3 has answered it, and the answer is relayed: a refusal, most of the time.
+    /// S3 has answered it, and the answer is relayed. It is a refusal most of the time.
     Relay(Box<ResponseHeader>, Bytes),
     /// S3 cannot be asked.
     Failed(Box<Error>),
@@ -124,8 +125,8 @@ impl Spool {
         }))
     }
 
-    /// Has S3 authorise a request, and finds what to serve it from. A GET that is served has an
-    /// object whose fill S3 has answered.
+    /// Has S3 authorise a request, and finds what to serve it from. When a GET is to be served, S3 has
+    /// answered the object's fill.
     pub async fn authorise(self: &Arc<Self>, ask: &Ask<'_>) -> Verdict {
         let verdict = self.decide(ask).await;
         let result = match &verdict {
@@ -155,7 +156,7 @@ impl Spool {
         let target: Arc<[u8]> = Arc::from(ask.target);
         for _ in 0..ROUNDS {
             let known = self.catalogue.find(&ask.name);
-            if known.is_none() && self.interest.too_small(&ask.name, ask.request) {
+            if known.is_none() && self.interest.goes_direct(&ask.name, ask.request) {
                 return Verdict::Direct("small_range");
             }
             let checked = match known {
@@ -177,7 +178,7 @@ impl Spool {
                     reader
                 }
                 Checked::Version { etag, length, head } => {
-                    // Neither needs more of the object than its head.
+                    // A HEAD and a 304 need the object's head alone.
                     let not_modified = not_modified_filter(ask.request, &head);
                     if ask.request.method == Method::HEAD || not_modified {
                         let object = Object::head_only(ask.name.clone(), etag, length, *head);
@@ -185,7 +186,7 @@ impl Spool {
                         return Verdict::Serve(Authorised { reader, multipart: false });
                     }
                     let need = Need::of(ask.request, &head);
-                    match self.enter(ask, need, &etag, length, &target) {
+                    match self.find_or_fill(ask, need, &etag, length, &target) {
                         Ok(reader) => reader,
                         Err(reason) => return Verdict::Direct(reason),
                     }
@@ -203,8 +204,9 @@ impl Spool {
         Verdict::Direct("changing")
     }
 
-    /// Finds or makes the place of an object that S3 has just named.
-    fn enter(
+    /// Finds the object that S3 has just named, or makes it and starts its fill. The error is the reason
+    /// to go direct, a metric's label.
+    fn find_or_fill(
         self: &Arc<Self>,
         ask: &Ask<'_>,
         need: Need,
@@ -228,7 +230,7 @@ impl Spool {
         match self.catalogue.join(&ask.name, etag, length, Arc::clone(target)) {
             Place::Present(reader) => Ok(reader),
             Place::New(reader) => {
-                self.interest.satisfied(&ask.name);
+                self.interest.forget(&ask.name);
                 if need.is_part_of(length) {
                     reader.object().persist();
                 }
@@ -239,7 +241,8 @@ impl Spool {
         }
     }
 
-    /// Waits for S3's answer to the fill, as long as a client waits for S3 in general.
+    /// Waits for S3's answer to the fill, at most as long as for any answer of S3's. The error is `None`
+    /// if it takes longer.
     async fn established(&self, reader: &BodyReader) -> Result<(), Option<Failure>> {
         let timeout = self.client.upstream().settings.response_timeout;
         match tokio::time::timeout(timeout, reader.established()).await {
@@ -248,7 +251,8 @@ impl Spool {
         }
     }
 
-    /// Whether S3 has authorised this very request a short while ago. Conditions are S3's to judge.
+    /// Whether S3 has authorised this very request a short while ago. A request with conditions is always
+    /// checked, since S3 evaluates them.
     fn trusted(&self, ask: &Ask<'_>) -> bool {
         let conditions = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
         let trusted = !conditions.iter().any(|name| ask.request.headers.contains_key(name))
@@ -260,7 +264,7 @@ impl Spool {
     }
 }
 
-/// Serves what is there or comes soon.
+/// Serves what is there or will be there soon; a range far ahead of the fill goes direct.
 fn serve(request: &RequestHeader, reader: BodyReader) -> Verdict {
     let Some((head, _)) = reader.head() else { return Verdict::Direct("unstorable") };
     let need = Need::of(request, head);

@@ -1,8 +1,8 @@
 //! One object in the spool: a file that one fill writes and many readers read, also while it grows.
 //!
-//! Invariants: bytes below [`Object::filled`] never change; an object that has failed serves nobody
-//! any more, so no reader gets the bytes of two versions. Authorised queries are kept here while
-//! their clients read, so that a fill can go on when the one it began with has expired.
+//! Invariants: bytes below [`Object::filled`] never change; an object that has failed is not read any
+//! more, so no reader gets the bytes of two versions. Authorised queries (tickets) are kept until the
+//! object is complete, so that a fill can go on when the query that it began with has expired.
 //!
 //! This file must not know HTTP beyond a response head, and neither S3 nor the catalogue.
 
@@ -22,7 +22,7 @@ use super::budget::Reservation;
 use super::file::SpoolFile;
 use crate::drip::source::{Availability, Source};
 
-/// How many authorised requests a fill can fall back on.
+/// How many authorised queries are kept for a fill.
 const TICKETS: usize = 32;
 
 /// Where an object's fill stands.
@@ -30,11 +30,11 @@ const TICKETS: usize = 32;
 pub enum State {
     /// S3 has not answered the fill yet.
     Waiting,
-    /// So many bytes are there.
+    /// This many bytes are there.
     Filling(u64),
     /// All of them are.
     Complete,
-    /// It ended early; the object is of no more use.
+    /// The fill ended early, and the object cannot be read any more.
     Failed(Failure),
 }
 
@@ -78,7 +78,7 @@ pub struct Object {
     readers: AtomicUsize,
     /// Told when the last reader leaves.
     left: Notify,
-    /// Its fill is finished whoever leaves.
+    /// Its fill is finished even if nobody reads.
     persists: AtomicBool,
     tickets: Mutex<VecDeque<Arc<[u8]>>>,
     /// Dropped with the object, which gives its bytes back. None for an object without a file.
@@ -177,8 +177,9 @@ impl Object {
         BodyReader { object: Arc::clone(self), start: AtomicU64::new(0) }
     }
 
-    /// How many bytes are there, once `end` of them or all are; why not, if they never will be.
-    fn there(&self, end: u64, state: &State) -> Option<Result<u64, Failure>> {
+    /// How many bytes are there, if that is `end` or all of them, or why they never will be; `None` while
+    /// they are still to come.
+    fn available(&self, end: u64, state: &State) -> Option<Result<u64, Failure>> {
         match state {
             State::Waiting => None,
             State::Filling(filled) => (*filled >= end.min(self.length)).then_some(Ok(*filled)),
@@ -188,29 +189,27 @@ impl Object {
     }
 
     async fn reached(&self, mut state: watch::Receiver<State>, end: u64) -> Result<u64, Failure> {
-        let state = state.wait_for(|state| self.there(end, state).is_some()).await;
-        state.ok().and_then(|state| self.there(end, &state)).unwrap_or(Err(Failure::Abandoned))
+        let state = state.wait_for(|state| self.available(end, state).is_some()).await;
+        state.ok().and_then(|state| self.available(end, &state)).unwrap_or(Err(Failure::Abandoned))
     }
 
-    // --- the fill's side
-
-    /// The newest request that S3 has authorised and not refused since.
+    /// The newest query that S3 has authorised and not refused since.
     pub(super) fn ticket(&self) -> Option<Arc<[u8]>> {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()
     }
 
-    /// Has the fill finished without readers too.
+    /// Makes the fill go on to its end even without readers.
     pub(super) fn persist(&self) {
         self.persists.store(true, Ordering::Release);
     }
 
-    /// Whether the fill is finished without readers too: that was asked for, or half of it is there.
+    /// Whether the fill goes on without readers: that was asked for, or half of the object is there.
     pub(super) fn persists(&self) -> bool {
         self.persists.load(Ordering::Acquire) || self.filled() > self.length / 2
     }
 
-    /// Forgets a request that S3 refuses by now.
-    pub(super) fn spend(&self, ticket: &Arc<[u8]>) {
+    /// Forgets a query that S3 refuses by now.
+    pub(super) fn discard_ticket(&self, ticket: &Arc<[u8]>) {
         let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
         tickets.retain(|known| known != ticket);
     }
@@ -223,8 +222,8 @@ impl Object {
         }
     }
 
-    /// Writes the next bytes, and lets readers have them. Blocks. What comes after the object has
-    /// failed is dropped.
+    /// Writes the next bytes and makes them available to readers. Blocks. Bytes that come after the
+    /// object has failed are dropped.
     pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let State::Filling(at) = self.state() else { return Ok(()) };
         self.file()?.write(at, bytes)?;
@@ -243,7 +242,7 @@ impl Object {
         Ok(())
     }
 
-    /// Ends the fill early, and its readers with it.
+    /// Ends the fill early; readers get an error.
     pub(super) fn fail(&self, why: Failure) {
         self.state.send_if_modified(|state| {
             let fails = *state != State::Complete;
@@ -283,7 +282,7 @@ impl fmt::Debug for Object {
     }
 }
 
-/// One client that reads an object. While there is one, the object is not evicted.
+/// One client's access to an object's body. While there is one, the object is not evicted.
 #[derive(Debug)]
 pub struct BodyReader {
     object: Arc<Object>,
@@ -292,7 +291,7 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
-    /// What is read.
+    /// The object that is read.
     #[must_use]
     pub fn object(&self) -> &Arc<Object> {
         &self.object
@@ -324,9 +323,9 @@ impl BodyReader {
     ///
     /// If the fill failed.
     pub async fn reached(&self, end: u64) -> Result<u64, Failure> {
-        // Most reads find the bytes there, and a subscription costs a lock and a place in a list.
-        if let Some(there) = self.object.there(end, &self.object.state.borrow()) {
-            return there;
+        // Most reads find the bytes there. A subscription, which costs a lock, is for the others.
+        if let Some(available) = self.object.available(end, &self.object.state.borrow()) {
+            return available;
         }
         self.object.reached(self.object.state.subscribe(), end).await
     }
@@ -350,7 +349,7 @@ impl BodyReader {
         tokio::task::spawn_blocking(copy).await.map_err(io::Error::other)?
     }
 
-    fn sound(&self) -> io::Result<&SpoolFile> {
+    fn readable_file(&self) -> io::Result<&SpoolFile> {
         if let State::Failed(why) = self.object.state() {
             return Err(io::Error::other(why));
         }
@@ -364,7 +363,7 @@ impl Source for BodyReader {
     }
 
     fn availability(&self, end: u64) -> Option<Availability> {
-        if self.object.there(end, &self.object.state.borrow()).is_some() {
+        if self.object.available(end, &self.object.state.borrow()).is_some() {
             return None;
         }
         let object = Arc::clone(&self.object);
@@ -375,11 +374,11 @@ impl Source for BodyReader {
     }
 
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        self.sound()?.read_now(offset, buf)
+        self.readable_file()?.read_now(offset, buf)
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.sound()?.read(offset, buf)
+        self.readable_file()?.read(offset, buf)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which ranges are served from the spool, and which are cheaper at S3.
 //!
-//! The rule, for an object that is not there: it is fetched whole for a request for all of it, for a
-//! range of half of it or more that begins within [`REACH`], and once the ranges that were asked for add up to half of it (devices
-//! that fetch block by block). Ranges of up to [`SMALL_RANGE`] bytes go direct until then. While an object
-//! is being fetched, a range waits if it begins no more than [`REACH`] bytes beyond what is there.
+//! An object that is not in the spool is fetched whole in three cases: for a request for all of it; for a
+//! range of half of it or more that begins within [`REACH`]; and once the ranges that were asked for add
+//! up to half of it, since some devices fetch block by block. Ranges of up to [`SMALL_RANGE`] bytes go
+//! direct until then. While an object is being fetched, a range waits if it begins no more than [`REACH`]
+//! bytes beyond what is there.
 //!
 //! This file must not know who asks.
 
@@ -20,10 +21,10 @@ use super::admission::{ObjectName, SMALL_RANGE};
 use super::object::{Object, State};
 use crate::s3::headers;
 
-/// How far ahead of a fill a range may begin: what S3 sends in a second or less.
+/// How far ahead of a fill a range may begin, in bytes: what S3 sends in a second or less.
 const REACH: u64 = 16 << 20;
 
-/// Small ranges of one object are direct for so many bytes before its size is asked for.
+/// After this many bytes of small ranges, all direct, an object's length is asked for.
 const LENGTH_CHECK_BYTES: u64 = 4 * SMALL_RANGE;
 
 /// Objects of which small ranges are counted.
@@ -68,12 +69,12 @@ impl Need {
         }
     }
 
-    /// Whether a fill for it goes on without readers: those of parts come and go.
+    /// Whether a fill for it goes on without readers, since clients that read in parts come and go.
     pub fn is_part_of(&self, length: u64) -> bool {
         matches!(self, Self::Part { bytes, .. } if *bytes < length)
     }
 
-    /// Whether it is better asked of S3 than waited for.
+    /// Whether it begins so far ahead of the fill that S3 is asked for it instead.
     pub fn is_ahead_of(&self, object: &Object) -> bool {
         let Self::Part { start, .. } = self else { return false };
         object.state() != State::Complete && *start > object.filled().saturating_add(REACH)
@@ -92,8 +93,8 @@ impl Default for Interest {
 }
 
 impl Interest {
-    /// Whether a request for an absent object goes direct without further ado. Counts it.
-    pub fn too_small(&self, name: &ObjectName, request: &RequestHeader) -> bool {
+    /// Whether a request for an absent object goes direct without a check. Counts its bytes.
+    pub fn goes_direct(&self, name: &ObjectName, request: &RequestHeader) -> bool {
         let range = request.headers.get(header::RANGE).filter(|_| request.method == Method::GET);
         let length = range.and_then(|range| headers::range_length(range.as_bytes()));
         let Some(length) = length.filter(|length| *length <= SMALL_RANGE) else { return false };
@@ -109,13 +110,13 @@ impl Interest {
     /// Whether an absent object of `length` bytes is to be fetched for what is needed of it.
     pub fn is_worth(&self, name: &ObjectName, need: Need, length: u64) -> bool {
         let Need::Part { start, bytes, .. } = need else { return need == Need::Whole };
-        // It would go direct all the same; a small one may begin a fetch for those after it.
+        // A large range far ahead would go direct even so. A small one may start the fetch for later ones.
         if start > REACH && bytes > SMALL_RANGE {
             return false;
         }
         let mut counted = self.lock();
         let (asked, whole) = counted.get_or_insert_mut(name.clone(), || (0, None));
-        // Small ranges were counted when they came.
+        // Small ranges are counted in `goes_direct`.
         if bytes > SMALL_RANGE {
             *asked = asked.saturating_add(bytes);
         }
@@ -123,8 +124,8 @@ impl Interest {
         makes_half(bytes.max(*asked), length)
     }
 
-    /// Forgets an object that is fetched now.
-    pub fn satisfied(&self, name: &ObjectName) {
+    /// Forgets the ranges of an object, which is being fetched now.
+    pub fn forget(&self, name: &ObjectName) {
         self.lock().pop(name);
     }
 
@@ -193,7 +194,7 @@ mod tests {
         let (large, interest) = (4 * REACH, Interest::default());
         let mut blocks = (0..large).step_by(1 << 16);
         let begun = blocks.find(|at| {
-            let _ = interest.too_small(&name(), &request(&format!("bytes={at}-{}", at + 0xffff)));
+            let _ = interest.goes_direct(&name(), &request(&format!("bytes={at}-{}", at + 0xffff)));
             interest.is_worth(&name(), part(*at, 1 << 16), large)
         });
         assert_eq!(begun, Some(large / 2 - (1 << 16)));
@@ -206,20 +207,20 @@ mod tests {
         let length = 1 << 20;
         let block = request("bytes=0-4095");
         let mut direct = 0;
-        while interest.too_small(&name(), &block) {
+        while interest.goes_direct(&name(), &block) {
             direct += 1;
         }
         assert_eq!(direct, LENGTH_CHECK_BYTES / 4096 - 1, "then its length is asked for");
         let part = Need::Part { start: 0, bytes: 4096, parts: 1 };
         assert!(!interest.is_worth(&name(), part, length));
-        while interest.too_small(&name(), &block) {
+        while interest.goes_direct(&name(), &block) {
             direct += 1;
         }
         assert_eq!(direct + 2, length / 2 / 4096, "one was checked, and the last one is");
         assert!(interest.is_worth(&name(), part, length));
-        interest.satisfied(&name());
-        assert!(interest.too_small(&name(), &block));
-        assert!(!interest.too_small(&name(), &request("bytes=0-")), "of unknown length");
-        assert!(!interest.too_small(&name(), &request("bytes=0-65536")), "more than small");
+        interest.forget(&name());
+        assert!(interest.goes_direct(&name(), &block));
+        assert!(!interest.goes_direct(&name(), &request("bytes=0-")), "of unknown length");
+        assert!(!interest.goes_direct(&name(), &request("bytes=0-65536")), "more than small");
     }
 }

@@ -1,12 +1,12 @@
-//! pingora-cache's face: its hit path serves what [`super::Spool`] has authorised.
+//! The storage that pingora-cache is given: its hit path serves what [`super::Spool`] has authorised.
 //!
 //! A lookup sees only the key, so the authorised [`Hit`] travels in the key's extensions, and a
 //! lookup returns that one or nothing. Ranges, 304 and HEAD come from the library. Its own fill,
 //! lock and revalidation are not used: they know nothing of who was authorised.
 //!
-//! A body is one promise ([`crate::drip::source`]): the client's stream reads the bytes when
-//! their time has come and they are there, so nothing of the object is in memory while a reader waits. Only the parts
-//! of a multipart answer, which the library copies together, are read here.
+//! A body is one promise ([`crate::drip::source`]): the client's stream reads the bytes when they are due
+//! and there, so nothing of the object is in memory while a reader waits. Only the parts of a multipart
+//! answer, which the library copies together, are read here.
 //!
 //! This file must not know how a client is authorised or an object filled.
 
@@ -27,20 +27,20 @@ use pingora_http::ResponseHeader;
 use super::object::BodyReader;
 use crate::drip::source;
 
-/// How long a hit counts as fresh: it was authorised a moment ago, and never serves another request.
+/// How long a hit counts as fresh. It serves one request, which S3 has authorised a moment ago.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes of a multipart part that are read at a time.
 const PIECE: u64 = 4096;
 
-/// The only storage there is: what a request may see, it brings along.
+/// The one instance. It finds nothing but the [`Hit`] in a request's own cache key.
 pub static STORAGE: AuthorisedStorage = AuthorisedStorage;
 
 /// One authorised request's object, on its way through pingora-cache.
 #[derive(Clone)]
 pub struct Hit {
     reader: Arc<BodyReader>,
-    /// The head that this client gets; taken by the lookup.
+    /// The head for this client. The lookup takes it.
     head: Arc<Mutex<Option<(ResponseHeader, SystemTime)>>>,
     /// Several ranges were asked for, whose bytes the library copies.
     copied: bool,
@@ -59,17 +59,17 @@ impl Hit {
         Self { reader, head, copied }
     }
 
-    /// A cache key that brings it to the lookup.
+    /// A cache key that carries it to the lookup.
     #[must_use]
     pub fn into_key(self) -> CacheKey {
-        // No other lookup could find it by a name, so the key needs none.
+        // The lookup goes by the extension alone, so the key needs no name.
         let mut key = CacheKey::new(Vec::new(), String::new());
         key.extensions.insert(self);
         key
     }
 }
 
-/// A storage that holds nothing.
+/// A storage that holds nothing itself: the authorised object comes with the request.
 #[derive(Debug)]
 pub struct AuthorisedStorage;
 
@@ -143,7 +143,7 @@ impl Body {
             let copy = self.reader.copy(self.at, usize::try_from(length).unwrap_or(0)).await;
             Bytes::from(copy.map_err(closed_short)?)
         } else {
-            // Whether they are there or not: it is for the stream to wait for them.
+            // The bytes may still be to come: the stream waits for them.
             source::promise(usize::try_from(left).unwrap_or(usize::MAX))
         };
         self.at += bytes.len() as u64;

@@ -1,4 +1,4 @@
-//! Requests that S3 has authorised a short while ago, if the configuration lets them pass again.
+//! Which requests S3 has authorised a short while ago, for as long as the configuration trusts that.
 //!
 //! Invariant: nothing is trusted beyond the end of its own signature. This file must not know S3.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lru::LruCache;
 use openssl::sha::sha256;
 
-/// Requests that are remembered; at 32 bytes and some each, a few MB.
+/// How many requests are remembered. Each takes some 100 bytes, so all of them take a few MB.
 const REMEMBERED: usize = 65_536;
 
 /// What was authorised, by the digest of path and query, and until when that holds.
@@ -19,13 +19,13 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Trust that `lasts` so long; none at all if that is zero.
+    /// Trust that `lasts` for this time; zero trusts nothing.
     pub fn new(lasts: Duration) -> Self {
         Self { lasts, until: Mutex::new(LruCache::unbounded()) }
     }
 
-    /// Remembers a request, whose signature ends at `expires`. A signed one of which that is not
-    /// known is not remembered.
+    /// Remembers a request, whose signature ends at `expires`. A signed request whose end is not known is
+    /// not remembered.
     #[expect(clippy::disallowed_methods, reason = "an answer of S3 is trusted until a time")]
     pub fn add(&self, target: &[u8], expires: Option<SystemTime>) {
         let signed = target.windows(SIGNATURE.len()).any(|w| w.eq_ignore_ascii_case(SIGNATURE));
@@ -46,7 +46,7 @@ impl Trust {
         }
     }
 
-    /// Whether that very request is to be trusted now.
+    /// Whether this very request is to be trusted now.
     #[expect(clippy::disallowed_methods, reason = "an answer of S3 is trusted until a time")]
     pub fn holds(&self, target: &[u8]) -> bool {
         if self.lasts.is_zero() {
@@ -61,7 +61,7 @@ impl Trust {
     }
 }
 
-/// In every signed query, whatever the version.
+/// A part of every signed query, of either version.
 const SIGNATURE: &[u8] = b"signature=";
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ impl Forwarding<'_> {
 
 /// S3's answer, if it sent one before its connection failed with `e`; else that failure.
 pub(super) async fn answer_or(put: &mut Put, e: Box<Error>) -> Outcome {
-    match put.last_words().await {
+    match put.early_answer().await {
         Some(head) => Outcome::Answered(head),
         None => Outcome::Upstream(e),
     }

@@ -471,7 +471,7 @@ proptest! {
     fn dates_and_numbers_never_panic(
         date in "[0-9]{8}T[0-9]{6}Z",
         lasts in any::<u64>(),
-        short in 1..=LONGEST_EXPIRES,
+        short in 1..=604_800u64,
     ) {
         let _ = ends_of(&date, lasts);
         let _ = expires(Some(V2.replace("1735689600", &lasts.to_string()).as_bytes()));
