@@ -117,6 +117,19 @@ async fn a_refused_connection_is_502() {
     assert_secrets_kept();
 }
 
+/// An http:// endpoint at a port that speaks TLS: some servers answer with an alert.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_at_a_plain_endpoint_is_named() {
+    for wait in WAITS {
+        let alert = "\x15\x03\x01\x00\x02\x02\x46";
+        let rig = Rig::new(Plan::raw(alert).then(End::Close), wait).await;
+        let wanted = "S3's port speaks TLS: s3.endpoint has to begin with https://\n";
+        assert_eq!(one_line(&rig.get().await, 502), wanted);
+        assert_eq!(rig.failures("response"), 1);
+    }
+    assert_secrets_kept();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_never_accepted_is_504() {
     for wait in WAITS {

@@ -84,11 +84,10 @@ pub fn cause(e: &Error, tls: bool) -> String {
 /// Whether a TLS record, an alert or a handshake's (RFC 8446 §5.1), came in place of a response. Pingora
 /// shows the bytes that it could not read in its error, escaped.
 fn answers_in_tls(e: &Error) -> bool {
-    *e.etype() == InvalidHTTPHeader
-        && e.context.as_ref().is_some_and(|context| {
-            let bytes = context.as_str().strip_prefix("buf: ");
-            bytes.is_some_and(|b| b.starts_with(r"\x15\x03") || b.starts_with(r"\x16\x03"))
-        })
+    // Pingora may have put another context around it.
+    let shown = e.to_string();
+    let received = |bytes: &str| shown.contains(&format!("buf: {bytes}"));
+    *e.root_etype() == InvalidHTTPHeader && (received(r"\x15\x03") || received(r"\x16\x03"))
 }
 
 /// Why S3 could not answer, as the metric names it.
