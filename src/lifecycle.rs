@@ -322,13 +322,13 @@ mod tests {
         let lifecycle = Lifecycle::new();
         let _runs = lifecycle.enter();
         let start = Instant::now();
-        let hurry = async {
+        let shorten = async {
             tokio::time::sleep(Duration::from_secs(10)).await;
             lifecycle.shorten_drain(Duration::from_secs(5));
             lifecycle.shorten_drain(Duration::from_secs(500));
         };
         let day = Duration::from_secs(24 * 3600);
-        assert_eq!(tokio::join!(lifecycle.drain_behind_successor(day), hurry).0, 1);
+        assert_eq!(tokio::join!(lifecycle.drain_behind_successor(day), shorten).0, 1);
         assert_eq!(start.elapsed().as_secs(), 15);
     }
 

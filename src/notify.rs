@@ -63,6 +63,9 @@ impl Notify {
         if let Some(limit) = sd_notify::watchdog_enabled() {
             tasks.spawn(self.clone().watchdog(limit));
         }
+        // The first status is sent with READY=1. Before that a successor is not the main process, and the
+        // manager would not listen to it.
+        let _ = self.status(lifecycle);
         let mut ticks = interval(STATUS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

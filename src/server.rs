@@ -237,7 +237,7 @@ async fn drain(lifecycle: &Lifecycle, stop: Stop, settings: &SharedDrain) -> usi
         Stop::HandedOver => upgrade_drain_timeout,
     };
     match stop {
-        Stop::Now => info!("stopping: {} drip(s) running are cut", lifecycle.active()),
+        Stop::Now => info!("stopping: cutting {} running drip(s)", lifecycle.active()),
         Stop::Drain | Stop::HandedOver => {
             info!("draining: {} drip(s) running, at most {timeout:?}", lifecycle.active());
         }

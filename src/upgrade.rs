@@ -23,7 +23,8 @@
 //! Invariant: only this user and root can reach the upgrade socket, and only the process that listens
 //! there removes its path.
 //!
-//! `takeover` is the successor's side, `handover` that of the running process; both speak through `wire`. This room knows sockets and addresses; it must not know what is served there.
+//! `takeover` is the successor's side, `handover` that of the running process; both speak through `wire`.
+//! This room knows sockets and addresses; it must not know what is served there.
 
 mod handover;
 mod takeover;

@@ -8,7 +8,7 @@
 //! server name, which must be the host's. Then `relay` moves bytes both ways until both are done.
 //!
 //! Invariants: no byte reaches a host before its name, port, address and SNI have all passed. An idle tunnel
-//! holds its two sockets and a few words, no buffer.
+//! holds its two sockets and its record among the transfers, no buffer.
 //!
 //! This room must not know what the tunnel carries, nor the configuration file.
 

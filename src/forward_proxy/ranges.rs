@@ -98,7 +98,7 @@ impl Prefixes {
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let document: Document<'_> = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         let rows = document.prefixes.iter().chain(&document.ipv6_prefixes);
-        // Rows of AMAZON hold S3's addresses as well, and everybody else's.
+        // Rows of AMAZON hold S3's addresses and those of all other services.
         let rows = rows.filter(|row| row.service == "S3");
         let list: Result<Vec<IpNet>, _> = rows.map(|row| row.ip_prefix.parse()).collect();
         let list = list.map_err(|_| "a prefix of S3 is none".to_owned())?;

@@ -163,7 +163,7 @@ impl Context {
     }
 }
 
-/// A response under way. Dropped without a word of how it ended only when a drain cuts it.
+/// A response under way. If it is dropped without an end, a drain has cut it.
 struct Drip {
     transfer: LiveTransfer,
     progress: Arc<Progress>,

@@ -35,8 +35,8 @@ impl ErrorCode {
                  or method than was sent; `dripline url` tells which setting the URL needs"
             }
             Self::RequestTimeTooSkewed => {
-                "S3 answered RequestTimeTooSkewed: the clock of whoever signed the request is more than \
-                 15 minutes away from S3's; set that clock"
+                "S3 answered RequestTimeTooSkewed: the clock of the machine that signed the request is \
+                 more than 15 minutes off S3's; correct that clock"
             }
         }
     }

@@ -74,7 +74,8 @@ const TLS_AT_HTTP: &str = "S3's port speaks TLS: s3.endpoint has to begin with h
 pub fn cause(e: &Error, tls: bool) -> String {
     match e.etype() {
         InvalidHTTPHeader if answers_in_tls(e) => format!("{TLS_AT_HTTP} ({e})"),
-        ConnectionClosed if *e.esource() == ErrorSource::Upstream && !tls => {
+        // Once a response has begun, S3 speaks plain HTTP.
+        ConnectionClosed if *e.esource() == ErrorSource::Upstream && !tls && !in_body(e) => {
             format!("{e}; if S3's port speaks TLS, s3.endpoint has to begin with https://")
         }
         _ => e.to_string(),
@@ -88,6 +89,11 @@ fn answers_in_tls(e: &Error) -> bool {
     let shown = e.to_string();
     let received = |bytes: &str| shown.contains(&format!("buf: {bytes}"));
     *e.root_etype() == InvalidHTTPHeader && (received(r"\x15\x03") || received(r"\x16\x03"))
+}
+
+/// Whether the connection was closed within a response's body. Pingora says so in its error's text.
+fn in_body(e: &Error) -> bool {
+    e.to_string().contains("prematurely closed")
 }
 
 /// Why S3 could not answer, as the metric names it.
@@ -130,6 +136,9 @@ mod tests {
         let closed = Error::new_up(ConnectionClosed);
         assert!(cause(&closed, false).ends_with("has to begin with https://"));
         assert_eq!(cause(&closed, true), closed.to_string());
+        let context = "Peer prematurely closed connection with 5 bytes of body remaining to read";
+        let cut = Error::explain(ConnectionClosed, context).into_up();
+        assert_eq!(cause(&cut, false), cut.to_string());
         let client = Error::new_down(ConnectionClosed);
         assert_eq!(cause(&client, false), client.to_string());
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::accept::Sockets;
 use super::devices::reloading;
-use super::parts::{self, pingora_conf};
+use super::parts::{self, pingora_conf, use_tokio_timers};
 use super::tunnels::Tunnels;
 use super::{Device, Reloader, Server, SharedDrain, SharedProfiles, StartError};
 use crate::config::{self, Config, Listener};
@@ -69,6 +69,7 @@ impl Server {
             log: _,
             warnings: _,
         } = config;
+        use_tokio_timers();
         let mut sockets = Sockets::new(inherited);
         let profiles: SharedProfiles = Arc::new(ArcSwap::from_pointee(profiles.clone()));
         let devices = devices(listen, &profiles, &mut sockets)?;
@@ -82,7 +83,7 @@ impl Server {
         let tunnels =
             tunnels.map(|settings| Tunnels::bind(settings, &shaper, &state, &mut sockets));
         let tunnels = tunnels.transpose()?;
-        let parts = Parts { profiles: &profiles, shaper: &shaper, state: &state };
+        let parts = ProxyParts { profiles: &profiles, shaper: &shaper, state: &state };
         let proxy =
             s3.as_ref().map(|s3| parts.proxy(s3, upstream, spool.as_ref(), uploads.as_ref()));
         let proxy = proxy.transpose()?;
@@ -134,13 +135,13 @@ fn devices(
 }
 
 /// What the proxy for devices shares with the rest of the server.
-struct Parts<'a> {
+struct ProxyParts<'a> {
     profiles: &'a SharedProfiles,
     shaper: &'a Option<Arc<Shaper>>,
     state: &'a ProcessState,
 }
 
-impl Parts<'_> {
+impl ProxyParts<'_> {
     /// The proxy for devices.
     fn proxy(
         &self,

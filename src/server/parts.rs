@@ -54,11 +54,14 @@ fn authorities(path: &Path) -> io::Result<Arc<Box<[X509]>>> {
     Ok(Arc::new(X509::stack_from_pem(&pem)?.into_boxed_slice()))
 }
 
-/// Pingora's own settings. They name the system's certificates, which a vendored OpenSSL does not find.
-/// Pingora's timeouts are made to be tokio's: its own have a thread that wakes every 10 ms, with or without
-/// timeouts, and takes a twentieth of the CPU time of 1,000 drips.
-pub(super) fn pingora_conf() -> Arc<ServerConf> {
+/// Makes Pingora use tokio's timers, in the whole process. Pingora's own have a thread that wakes every
+/// 10 ms, with or without timeouts, and takes a twentieth of the CPU time of 1,000 drips.
+pub(super) fn use_tokio_timers() {
     fast_timeout::set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
+}
+
+/// Pingora's own settings. They name the system's certificates, which a vendored OpenSSL does not find.
+pub(super) fn pingora_conf() -> Arc<ServerConf> {
     let ca_file = openssl_probe::probe().cert_file;
     let ca_file = ca_file.map(|path| path.to_string_lossy().into_owned());
     Arc::new(ServerConf { ca_file, ..ServerConf::default() })

@@ -32,7 +32,7 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The class tree does not hold together, which the configuration's reader would have said.
+    /// The class tree is invalid. The configuration's reader checks it before.
     #[error("shaping.classes: {0}")]
     Classes(TreeError),
     /// OpenSSL refuses a listener's settings.

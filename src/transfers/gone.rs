@@ -1,5 +1,5 @@
 //! Reports clients that close right after a record: a device whose buffer is smaller than a record
-//! sends no word of it and closes the connection, so an operator is told which record was the last.
+//! sends no alert and closes the connection, so an operator is told which record was the last.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -40,8 +40,11 @@ impl Live {
     /// Counts, lists and logs a transfer that begins.
     #[must_use]
     pub fn begin(&self, transfer: Transfer) -> LiveTransfer {
-        access_log::begin(&transfer);
         let metrics = &self.inner.metrics;
+        if let Kind::Tunnel(_) = &transfer.kind {
+            metrics.tunnels.open.inc();
+        }
+        access_log::begin(&transfer);
         match &transfer.kind {
             Kind::Download(_) => {
                 let status = transfer.status().to_string();
@@ -49,7 +52,7 @@ impl Live {
                 metrics.responses.begun.with_label_values(&[status.as_str()]).inc();
             }
             Kind::Upload(_) => metrics.uploads.running.inc(),
-            Kind::Tunnel(_) => metrics.tunnels.open.inc(),
+            Kind::Tunnel(_) => {}
         }
         let transfer = Arc::new(transfer);
         let mut table = self.lock();
@@ -67,7 +70,7 @@ impl Live {
 }
 
 /// A transfer that runs. When it is dropped, it is counted and logged as ended, and is listed no
-/// longer. Only a drain drops it without a word of how it ended ([`LiveTransfer::set_end`]).
+/// longer. If [`LiveTransfer::set_end`] was not called, a drain has cut it.
 pub struct LiveTransfer {
     id: u64,
     transfer: Arc<Transfer>,
@@ -76,7 +79,7 @@ pub struct LiveTransfer {
 }
 
 impl LiveTransfer {
-    /// Notes how it ends. The last word counts.
+    /// Notes how it ends. The last call counts.
     pub fn set_end(&mut self, end: End) {
         self.end = end;
     }

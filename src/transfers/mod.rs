@@ -1,6 +1,6 @@
 //! Everything that moves bytes for a client: downloads, uploads and tunnels, each one record.
 //!
-//! [`Live`] lists the transfers that run, for whoever shows them. [`LiveTransfer`] is a transfer's
+//! [`Live`] lists the transfers that run, for pages that show them. [`LiveTransfer`] is a transfer's
 //! place in that list. From its begin to its drop it is counted in the metrics and has its two lines
 //! in the access log, however it ends.
 //!
@@ -111,9 +111,9 @@ pub struct Tunnel {
 pub enum End {
     /// It is complete. Of an upload: S3 has answered, whatever it said.
     Done,
-    /// The client, or its connection, gave out.
+    /// The client, or its connection, failed or closed.
     Client,
-    /// S3, a tunnel's server, or the connection to it gave out.
+    /// S3, a tunnel's server, or the connection to it failed or closed.
     Upstream,
     /// Nothing has moved for too long.
     Idle,

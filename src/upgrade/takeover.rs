@@ -23,7 +23,7 @@ pub struct Predecessor {
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
     /// `server.upgrade_sock` is off.
-    #[error("server.upgrade_sock is off: there is nobody to take over from")]
+    #[error("server.upgrade_sock is off, so no running process can be asked for its sockets")]
     Off,
     /// No process listens there.
     #[error(
@@ -45,7 +45,7 @@ pub enum TakeoverError {
     #[error("the running process does not answer")]
     Silent,
     /// It sends a line that is not of the protocol.
-    #[error("the running process says what is not understood: {0}")]
+    #[error("the running process sent a line that is not of the upgrade protocol: {0}")]
     Garbled(String),
     /// It has ended, or the connection broke.
     #[error("the running process has gone: {0}")]
