@@ -24,7 +24,7 @@ use crate::upgrade::{
     self, HandedSocket, InheritedSockets, Predecessor, SocketServer, Successor, TakeoverError,
 };
 use launch::Launched;
-use signals::{Asked, Signals};
+use signals::{SignalRequest, Signals};
 
 /// Why the daemon did not start, or ended without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -138,18 +138,18 @@ impl Control {
         loop {
             tokio::select! {
                 asked = self.signals.next() => match asked {
-                    Asked::Stop(stop) => {
+                    SignalRequest::Stop(stop) => {
                         self.notify.stopping(&self.lifecycle);
                         return Ok(stop);
                     }
-                    Asked::Reload => self.reload().await,
-                    Asked::Upgrade if upgrade_socket.is_none() => {
+                    SignalRequest::Reload => self.reload().await,
+                    SignalRequest::Upgrade if upgrade_socket.is_none() => {
                         error!("SIGUSR2: there is no upgrade socket (see the warning at the start)");
                     }
-                    Asked::Upgrade if launched.is_some() => {
+                    SignalRequest::Upgrade if launched.is_some() => {
                         warn!("SIGUSR2: a successor is being started already");
                     }
-                    Asked::Upgrade => launched = self.launch().await,
+                    SignalRequest::Upgrade => launched = self.launch().await,
                 },
                 successor = passed(&mut upgrade_socket) => match successor {
                     Ok(successor) => {

@@ -71,7 +71,7 @@ pub struct Route<'a> {
 pub enum Refusal {
     /// A path outside `/file/`.
     NotFound,
-    /// `/file` or `/file/` with nothing behind it: in a bucket's URL space that would list objects.
+    /// `/file` or `/file/` with nothing after it: in a bucket's URL space that would list objects.
     EmptyKey,
     /// An object, but neither GET nor HEAD, nor PUT with `uploads`. The answer carries
     /// [`Refusal::allow`] (RFC 9110 §15.5.6).

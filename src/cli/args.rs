@@ -113,7 +113,7 @@ pub(crate) struct ConfigArgs {
     /// The YAML file; without it the environment alone configures
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// A file of NAME=value lines; the real environment goes before it
+    /// A file of NAME=value lines; the environment takes precedence over it
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use super::args::ConfigArgs;
@@ -24,7 +24,7 @@ pub(super) fn main(args: ConfigArgs) -> ExitCode {
             }
             if rustix::process::geteuid().is_root() {
                 // Elsewhere the configuration may be a draft.
-                let file = sources.file.clone().filter(|file| file.starts_with(UNIT));
+                let file = sources.file.clone().filter(|file| is_below(file, UNIT));
                 let files = file.into_iter().chain(named_files(&config));
                 for file in files.filter(|file| !readable_by_others(file)) {
                     println!(
@@ -60,10 +60,16 @@ fn named_files(config: &Config) -> Vec<PathBuf> {
     files
 }
 
+/// Whether a path, as it is written, leads into a directory. One with `..` in it does not count.
+fn is_below(file: &Path, dir: &str) -> bool {
+    let climbs = file.components().any(|part| part == Component::ParentDir);
+    !climbs && std::path::absolute(file).is_ok_and(|file| file.starts_with(dir))
+}
+
 /// Whether an account without any right of its own can read the file, or sees a readable copy. True if
 /// that cannot be found out.
 fn readable_by_others(file: &Path) -> bool {
-    if std::path::absolute(file).is_ok_and(|file| file.starts_with(COPIED)) {
+    if is_below(file, COPIED) {
         return true;
     }
     let Ok(file) = fs::canonicalize(file) else { return true };

@@ -144,7 +144,7 @@ fn overlay_classic(
         && !same(&present, &value)
     {
         let (value, present) = (shown(&value), shown(&present));
-        reader.warn(format!("{at}: {name} ({value}) goes before the file's {present}"));
+        reader.warn(format!("{at}: {name} ({value}) takes precedence over the file's {present}"));
     }
     // If the section is no map, its reader reports that.
     if place(tree, &path, Value::String(value)).is_ok() {

@@ -44,7 +44,7 @@ fn syntax_error(name: &str, text: &str, error: &serde_yaml::Error) -> (String, S
         let column = line.find('\t').unwrap_or(0) + 1;
         let place = format!("line {} column {column}", index + 1);
         let message = "this line is indented with a tab; YAML indents with spaces";
-        return (place, format!("{name} is not valid YAML: {message}"));
+        return (place, format!("{name} is not valid YAML: {message} ({error})"));
     }
     let place = format!("line {at} column {}", location.column());
     let message = error.to_string().replacen(&format!(" at {place}"), "", 1);
@@ -53,7 +53,7 @@ fn syntax_error(name: &str, text: &str, error: &serde_yaml::Error) -> (String, S
 
 fn is_indented_by_tab(line: &str) -> bool {
     let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
-    line[..indent].contains('\t') && indent < line.len()
+    line[..indent].contains('\t') && indent < line.len() && !line[indent..].starts_with('#')
 }
 
 /// A file's text, or why it cannot be read.

@@ -64,12 +64,13 @@ pub(super) fn refuse_unknown(env: &Environment, reader: &Reader) {
 
 /// Whether the variable is one that Kubernetes sets in every container beside a service whose name
 /// begins with dripline (its documentation, "Accessing the Service": `DRIPLINE_SERVICE_HOST`,
-/// `DRIPLINE_SERVICE_PORT[_NAME]`, `DRIPLINE_PORT`, `DRIPLINE_PORT_8443_TCP[_ADDR|_PORT|_PROTO]`).
+/// `DRIPLINE_SERVICE_PORT[_NAME]`, `DRIPLINE_PORT`, `DRIPLINE_PORT_8443_TCP[_ADDR|_PORT|_PROTO]`). A
+/// service may have a name with `port` in it, so the last `_PORT_` counts.
 fn is_service_link(name: &str, value: &str) -> bool {
     let is_link = |value: &str| {
         ["tcp://", "udp://", "sctp://"].iter().any(|protocol| value.starts_with(protocol))
     };
-    let of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| {
+    let of_port = name.rsplit_once("_PORT_").is_some_and(|(_, rest)| {
         let mut parts = rest.split('_');
         let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
         let protocol = parts.next().is_some_and(|name| matches!(name, "TCP" | "UDP" | "SCTP"));

@@ -91,8 +91,8 @@ fn link(item: Field<'_>) -> Option<Link> {
     Some(Link { name: name?.into() })
 }
 
-/// Reads one class. A value that is wrong is replaced by its default, so that the class is there for
-/// others that name it.
+/// Reads one class. A value that is wrong is replaced by its default, because other
+/// classes may name it as their parent.
 fn class(mut section: Section<'_>, index: usize, links: &[Link]) -> ClassSettings {
     let name = match section.take("name") {
         Some(field) => field.text(),
@@ -115,7 +115,7 @@ fn class(mut section: Section<'_>, index: usize, links: &[Link]) -> ClassSetting
     let burst = section.take("burst").and_then(|field| field.parse());
     let timetable = timetable(&mut section);
     section.finish(&[]);
-    // Every setting by name, so that one that is added cannot be forgotten here.
+    // Without `..`, so that a new setting does not compile until it is named here.
     ClassSettings {
         name: default.name,
         parent: parent.map(Into::into).or(default.parent),

@@ -18,7 +18,7 @@ pub(crate) struct Signals {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SignalRequest {
     /// SIGTERM and SIGQUIT drain, SIGINT (Ctrl-C) stops at once.
     Stop(Stop),
     /// SIGHUP: read the configuration again.
@@ -39,13 +39,13 @@ impl Signals {
     }
 
     /// The next signal. No signal is lost if the future is dropped.
-    pub(crate) async fn next(&mut self) -> Asked {
+    pub(crate) async fn next(&mut self) -> SignalRequest {
         tokio::select! {
-            Some(()) = self.terminate.recv() => Asked::Stop(Stop::Drain),
-            Some(()) = self.quit.recv() => Asked::Stop(Stop::Drain),
-            Some(()) = self.interrupt.recv() => Asked::Stop(Stop::Now),
-            Some(()) = self.hangup.recv() => Asked::Reload,
-            Some(()) = self.user2.recv() => Asked::Upgrade,
+            Some(()) = self.terminate.recv() => SignalRequest::Stop(Stop::Drain),
+            Some(()) = self.quit.recv() => SignalRequest::Stop(Stop::Drain),
+            Some(()) = self.interrupt.recv() => SignalRequest::Stop(Stop::Now),
+            Some(()) = self.hangup.recv() => SignalRequest::Reload,
+            Some(()) = self.user2.recv() => SignalRequest::Upgrade,
             else => pending().await,
         }
     }
@@ -53,7 +53,7 @@ impl Signals {
     /// The next signal that asks for an end.
     pub(crate) async fn stop(&mut self) -> Stop {
         loop {
-            if let Asked::Stop(stop) = self.next().await {
+            if let SignalRequest::Stop(stop) = self.next().await {
                 return stop;
             }
         }

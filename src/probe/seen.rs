@@ -18,7 +18,7 @@ pub struct Connection {
     pub outcome: Result<Seen, String>,
 }
 
-/// What a completed handshake and the request behind it showed.
+/// What a completed handshake and the request after it showed.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The handshake, session tickets included.

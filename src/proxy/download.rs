@@ -15,7 +15,7 @@ use super::response::trim;
 use super::{Context, DripProxy};
 use crate::spool::admission::ObjectName;
 use crate::spool::storage::Hit;
-use crate::spool::{Ask, Spool, Verdict};
+use crate::spool::{Spool, SpoolRequest, Verdict};
 
 impl DripProxy {
     /// Has S3 authorise a request. True if the client was answered with that; else it is served from
@@ -28,7 +28,8 @@ impl DripProxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<bool> {
-        let ask = Ask { name, request: session.req_header(), target: &ctx.s3.target, expires };
+        let ask =
+            SpoolRequest { name, request: session.req_header(), target: &ctx.s3.target, expires };
         match spool.authorise(&ask).await {
             Verdict::Serve(served) => {
                 ctx.spooled = Some(served);

@@ -95,7 +95,7 @@ impl Outgoing {
 
     /// Announces the body of an upload as the client does: its length, or that it comes in chunks, and
     /// whether the client waits for leave to send it (RFC 9110 §10.1.1). Without a body the length is
-    /// 0, which S3 wants to be told.
+    /// 0, which S3 requires.
     ///
     /// # Errors
     ///

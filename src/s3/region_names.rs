@@ -1,12 +1,13 @@
 //! Whether a region's code looks like a mistyped one.
 //!
 //! Invariant: a code is never refused here, because Amazon adds regions. Only the area of a code is
-//! compared (`eu-west` of `eu-west-1`), so a new number in a known area is no mistake. Pure.
+//! compared (`eu-west` of `eu-west-1`), so a new number in a known area is no mistake. Neither is a new
+//! area that is well formed: a known prefix and a direction, as in `me-west`. Pure.
 
 use super::settings::Region;
 
 /// The areas of Amazon's regions, all partitions (AWS General Reference, "Amazon S3 endpoints").
-const AREAS: [&str; 27] = [
+const AREAS: [&str; 30] = [
     "af-south",
     "ap-east",
     "ap-northeast",
@@ -33,7 +34,23 @@ const AREAS: [&str; 27] = [
     "us-iso-east",
     "us-iso-west",
     "us-isob-east",
+    "us-isob-west",
+    "us-isof-east",
+    "us-isof-south",
     "us-west",
+];
+
+/// The last words of areas: where a region lies.
+const DIRECTIONS: [&str; 9] = [
+    "central",
+    "east",
+    "north",
+    "northeast",
+    "northwest",
+    "south",
+    "southeast",
+    "southwest",
+    "west",
 ];
 
 /// The code that was probably meant, if `region` looks like a mistyped one: the code of an
@@ -49,10 +66,24 @@ pub fn probably_meant(region: &Region) -> Option<String> {
     if digits.is_empty() {
         return None;
     }
+    // A zone's letter is a mistake in any area.
+    if digits == number && is_well_formed(area) {
+        return None;
+    }
     let near = |known| (strsim::damerau_levenshtein(area, known), known);
     let (edits, known) = AREAS.into_iter().map(near).min()?;
     let meant = format!("{known}-{digits}");
     (edits <= 2 && meant != code).then_some(meant)
+}
+
+/// Whether an area is made as Amazon makes them: the prefix of a known one, and a direction.
+fn is_well_formed(area: &str) -> bool {
+    let known = |prefix| {
+        let prefixes = AREAS.iter().filter_map(|area| area.rsplit_once('-'));
+        prefixes.map(|(known, _)| known).any(|known| known == prefix)
+    };
+    let parts = area.rsplit_once('-');
+    parts.is_some_and(|(prefix, direction)| DIRECTIONS.contains(&direction) && known(prefix))
 }
 
 #[cfg(test)]
@@ -82,6 +113,9 @@ mod tests {
         for area in AREAS {
             assert_eq!(meant(&format!("{area}-1")), None, "{area}");
             assert_eq!(meant(&format!("{area}-9")), None, "{area}");
+        }
+        for code in ["sa-west-1", "me-west-1", "us-isof-east-1", "us-isob-west-1", "ap-west-2"] {
+            assert_eq!(meant(code), None, "{code}");
         }
         for code in ["auto", "garage", "my-region", "local-1", "eu", "datacenter-7"] {
             assert_eq!(meant(code), None, "{code}");

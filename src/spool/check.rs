@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_http::ResponseHeader;
 
 use super::object::Object;
-use super::{Ask, Spool, Verdict};
+use super::{Spool, SpoolRequest, Verdict};
 use crate::s3::client::S3Response;
 use crate::s3::headers;
 
@@ -31,7 +31,11 @@ impl Spool {
     /// Asks S3 for the object's first byte, unless S3 has the version that is `known`. The range keeps the
     /// answer small if it is another version; S3 evaluates If-None-Match before it (RFC 9110 §13.2.2).
     #[expect(clippy::disallowed_methods, reason = "the time that S3 takes is measured")]
-    pub(super) async fn check(&self, ask: &Ask<'_>, known: Option<Arc<Object>>) -> Checked {
+    pub(super) async fn check(
+        &self,
+        ask: &SpoolRequest<'_>,
+        known: Option<Arc<Object>>,
+    ) -> Checked {
         let mut headers: Vec<(HeaderName, HeaderValue)> =
             vec![(header::RANGE, HeaderValue::from_static("bytes=0-0"))];
         if let Some(known) = &known {
@@ -69,7 +73,7 @@ impl Spool {
     /// What S3's answer to a check means.
     async fn evaluate(
         &self,
-        ask: &Ask<'_>,
+        ask: &SpoolRequest<'_>,
         known: Option<Arc<Object>>,
         mut answer: S3Response,
     ) -> Checked {

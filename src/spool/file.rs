@@ -76,7 +76,7 @@ enum Now {
     Flag,
     /// Every read is from memory.
     Memory,
-    /// It cannot be told whether a read waits.
+    /// Whether a read would wait is not known.
     Never,
 }
 

@@ -65,7 +65,7 @@ pub struct Spool {
 
 /// A request that may touch the spool.
 #[derive(Debug)]
-pub struct Ask<'a> {
+pub struct SpoolRequest<'a> {
     /// What it asks for.
     pub name: ObjectName,
     /// The client's request, a GET or HEAD.
@@ -127,7 +127,7 @@ impl Spool {
 
     /// Has S3 authorise a request, and finds what to serve it from. When a GET is to be served, S3 has
     /// answered the object's fill.
-    pub async fn authorise(self: &Arc<Self>, ask: &Ask<'_>) -> Verdict {
+    pub async fn authorise(self: &Arc<Self>, ask: &SpoolRequest<'_>) -> Verdict {
         let verdict = self.decide(ask).await;
         let result = match &verdict {
             Verdict::Serve(authorised) => match authorised.reader.object().state() {
@@ -152,7 +152,7 @@ impl Spool {
         self.metrics.requests.with_label_values(&["direct"]).inc();
     }
 
-    async fn decide(self: &Arc<Self>, ask: &Ask<'_>) -> Verdict {
+    async fn decide(self: &Arc<Self>, ask: &SpoolRequest<'_>) -> Verdict {
         let target: Arc<[u8]> = Arc::from(ask.target);
         for _ in 0..ROUNDS {
             let known = self.catalogue.find(&ask.name);
@@ -208,7 +208,7 @@ impl Spool {
     /// to go direct, a metric's label.
     fn find_or_fill(
         self: &Arc<Self>,
-        ask: &Ask<'_>,
+        ask: &SpoolRequest<'_>,
         need: Need,
         etag: &HeaderValue,
         length: u64,
@@ -253,7 +253,7 @@ impl Spool {
 
     /// Whether S3 has authorised this very request a short while ago. A request with conditions is always
     /// checked, since S3 evaluates them.
-    fn trusted(&self, ask: &Ask<'_>) -> bool {
+    fn trusted(&self, ask: &SpoolRequest<'_>) -> bool {
         let conditions = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
         let trusted = !conditions.iter().any(|name| ask.request.headers.contains_key(name))
             && self.trust.holds(ask.target);

@@ -153,9 +153,9 @@ fn classic_names_go_before_the_file_and_behind_their_overlay() {
     assert_eq!(
         config.warnings,
         [
-            "s3.bucket: S3_BUCKET (from-classic) goes before the file's from-file",
-            "s3.region: AWS_DEFAULT_REGION (us-west-2) goes before the file's eu-west-1",
-            "drip.wait: TLS_WAIT_TIME (250ms) goes before the file's 2s",
+            "s3.bucket: S3_BUCKET (from-classic) takes precedence over the file's from-file",
+            "s3.region: AWS_DEFAULT_REGION (us-west-2) takes precedence over the file's eu-west-1",
+            "drip.wait: TLS_WAIT_TIME (250ms) takes precedence over the file's 2s",
         ]
     );
     let config = classic()
@@ -167,7 +167,7 @@ fn classic_names_go_before_the_file_and_behind_their_overlay() {
     assert_eq!(config.drip.wait, Duration::from_secs(3));
     assert_eq!(
         config.warnings,
-        ["s3.region: AWS_REGION (sa-east-1) goes before the file's eu-west-1"]
+        ["s3.region: AWS_REGION (sa-east-1) takes precedence over the file's eu-west-1"]
     );
     let config = classic().var("S3_BUCKET", "").var("AWS_DEFAULT_REGION", " ").load();
     assert_eq!(s3(&config).endpoint.host(), "from-file.s3.eu-west-1.amazonaws.com");
@@ -223,6 +223,8 @@ fn the_variables_of_a_kubernetes_service_are_left_alone() {
         ("DRIPLINE_PORT_8443_TCP_PORT", "8443"),
         ("DRIPLINE_PORT_8443_TCP_PROTO", "tcp"),
         ("DRIPLINE_ADMIN_SERVICE_HOST", "10.0.0.2"),
+        ("DRIPLINE_PORT_X_PORT_8443_TCP", "tcp://10.0.0.3:8443"),
+        ("DRIPLINE_PORT_X_PORT_8443_TCP_PORT", "8443"),
     ] {
         world = world.var(name, value);
     }

@@ -1,8 +1,8 @@
 //! How a body becomes records: bytes are collected until they make a record, each record waits until it
 //! is due, promised bytes are read then, and the record is written in one piece.
 //!
-//! Invariant: while a record waits, no part of it has been written. This file must not know how long a
-//! record waits, nor why.
+//! Invariant: while a record waits for its time or its class, no part of it has been written. This file
+//! must not know how long a record waits, nor why.
 
 use std::io;
 use std::pin::Pin;
