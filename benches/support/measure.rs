@@ -39,9 +39,16 @@ pub fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut next = 0;
     while let Some(parent) = family.get(next) {
-        // A process that is gone has no children.
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-        let children = children.unwrap_or_default();
+        let children = match children {
+            Ok(children) => children,
+            // A process that is gone has no children. Of one that runs they must be known.
+            Err(e) => {
+                let runs = fs::exists(format!("/proc/{parent}/task")).unwrap_or(true);
+                assert!(!runs, "the children of process {parent} cannot be read: {e}");
+                String::new()
+            }
+        };
         family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         next += 1;
     }

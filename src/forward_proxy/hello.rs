@@ -304,6 +304,10 @@ mod tests {
                 found => Ok(found),
             });
             let whole = Reader::new(100).push(&bytes);
+            // Above the bound the two may find different faults first.
+            if bytes.len() <= 100 {
+                prop_assert_eq!(&parts, &whole);
+            }
             prop_assert_eq!(parts.is_ok(), whole.is_ok());
         }
     }
