@@ -1,8 +1,9 @@
 //! dripline is a proxy in front of Amazon S3. It serves objects to small devices as TLS records of a few
-//! KB, one per tick of a schedule, and it shapes uploads so that others can use the link meanwhile.
+//! KB, one per tick of a schedule (such a download is called a drip), and it limits the rate of uploads so
+//! that others can use the link meanwhile.
 //!
 //! This page leads into the code: what happens to a download, an upload and a tunnel, where new things go,
-//! and which module may use which. How dripline is used stands in the repository's `README.md`.
+//! and which module may use which. The repository's `README.md` says how dripline is used.
 //!
 //! # The life of a download
 //!
@@ -21,12 +22,12 @@
 //! 4. **Body.** The [`spool`] asks S3 whether this client may have the object (with the client's own path
 //!    and query, and `If-None-Match`), reads the object from S3 once however many clients ask, and keeps
 //!    it in a private file. pingora-cache serves it ([`spool::storage`]), but what passes through Pingora
-//!    are promises of bytes ([`drip::source`]). Threads of their own ([`drip::threads`]) read the bytes when
-//!    their record is due. A request that the spool does not serve goes through Pingora's upstream path,
-//!    where a [`valve`] keeps [`s3::connect`] from reading more than one piece ahead of the client.
-//! 5. **Records.** Whoever knows Pingora expects a body filter that slices and sleeps. There is none, for
-//!    Pingora writes what a filter has held back in one burst. Instead the response filter arms the
-//!    `PacedStream`, which sees every byte last. It cuts the body into records, and sends each when
+//!    are placeholders for bytes, called promises ([`drip::source`]). Dedicated threads ([`drip::threads`])
+//!    read the bytes when their record is due. A request that the spool does not serve goes through
+//!    Pingora's upstream path, where a [`valve`] keeps [`s3::connect`] from reading more than one piece ahead of the client.
+//! 5. **Records.** Pingora's body filters cannot pace a body: Pingora writes in one burst what a filter
+//!    has delayed. So the response filter only gives the response's pace to the `PacedStream`, through
+//!    which every byte passes last. It cuts the body into records, and sends each when
 //!    [`drip::schedule`] says that it is due.
 //! 6. **End.** From its beginning to its end the response is a [`transfers::Transfer`]: listed, counted and
 //!    logged, as uploads and tunnels are.
@@ -47,15 +48,20 @@
 //!
 //! # Where new things go
 //!
-//! - A page that shows what runs gets its list from [`transfers::Live`].
-//! - What limits a class is a list of sources in `shape::ceiling`: a scavenger or a lease is one more.
-//! - Who vouches for a request to S3 is an [`s3::outgoing::Authority`]: a signature of dripline's own is one
-//!   more.
+//! - A page that shows running transfers gets its list from [`transfers::Live::running`]; a path of the
+//!   [`admin`] listener would serve it.
+//! - The rate limits of a class are the variants of `Source` in `shape::ceiling`. Another kind of limit,
+//!   such as a scavenger's or a lease's, is another variant.
+//! - A request to S3 is authenticated as its [`s3::outgoing::Authority`] says. If dripline is to sign
+//!   requests itself, that is another variant.
 //! - What becomes of a request is decided in [`proxy::plan`].
-//! - What serves HTTP/1.1, to devices and to the forward proxy's clients, is [`http1`].
-//! - The size of a record is decided in [`tls::record`], proved by `tests/records.rs`, and configured as
-//!   `drip.chunk_size` and in profiles, with all other keys in `conf/dripline.yaml`.
-//! - The schedule is asked by [`drip::stream`].
+//! - [`http1`] serves HTTP/1.1 to devices. The forward proxy reads its requests' heads with it as well
+//!   ([`http1::head`]).
+//! - The size of a record is computed in [`tls::record`] and applied by [`tls::listener`] and
+//!   [`drip::stream`]. It is configured as `drip.chunk_size` and in profiles. `tests/records.rs` tests the
+//!   configured size, `tests/profiles.rs` the limits that clients ask for.
+//! - A configuration key is added as [`config`] describes.
+//! - The schedule is called by [`drip::stream`] alone.
 //! - A metric is a field and a line in its domain's file of [`metrics`].
 //!
 //! # The map
@@ -69,7 +75,7 @@
 //! 3. - `daemon`: signals, reload, upgrade.
 //!    - [`demo`]: an S3 in the process, to try dripline with.
 //!    - [`probe`]: a client that measures the records of any server.
-//! 4. - [`server`]: makes services of a configuration; all rooms meet here and nowhere else.
+//! 4. - [`server`]: builds and runs all services that a configuration describes.
 //! 5. - [`config`]: reads YAML and the environment into the settings of every domain.
 //!    - [`proxy`]: what becomes of a request, phase by phase; uploads.
 //!    - [`forward_proxy`]: tunnels for tools that upload, opened with CONNECT.
@@ -79,20 +85,20 @@
 //!    - [`transfers`]: downloads, uploads and tunnels that run: their list, their figures, the access log.
 //!    - [`lifecycle`]: readiness, drain, shutdown.
 //!    - [`upgrade`]: listening sockets pass to the next process.
-//!    - [`proxy_protocol`]: who a load balancer speaks for.
+//!    - [`proxy_protocol`]: the client's address, as a load balancer reports it.
 //!    - `notify`: what the service manager is told.
 //! 7. - [`spool`]: bodies in private files, each read from S3 once.
 //! 8. - [`s3`]: names, headers, requests and connections of S3.
 //!    - [`tls`]: records and their sizes, certificates.
 //!    - [`drip`]: which bytes leave when.
-//!    - [`shape`]: the class tree, which bandwidth is shared by.
+//!    - [`shape`]: the class tree, which divides bandwidth.
 //!    - [`route`]: paths to object keys.
 //!    - [`profile`]: how each kind of device is served.
 //! 9. - [`metrics`]: every metric.
 //!    - [`units`]: sizes, rates and times as people write them.
 //!    - [`networks`]: sets of addresses.
 //!    - [`header_pattern`]: sets of header names.
-//!    - [`valve`]: stops whoever reads ahead.
+//!    - [`valve`]: keeps the reader of a body from reading ahead of its writer.
 //!    - [`memory`]: gives freed memory back to the system.
 //!    - [`logging`]: lines on stderr.
 //!    - `runtime`: threads.

@@ -1,11 +1,11 @@
-//! A server's life from ready to gone. Readiness is a latch that only drops; a drain waits for what runs, no
-//! longer than its timeout.
+//! A server's life from ready to gone. Readiness begins when the listeners accept, and does not return
+//! after a drain has begun. A drain waits for what runs, no longer than its timeout.
 //!
 //! A drain tells connections apart. One with a request goes on until the request is answered. One that waits
 //! for its next request ends at once, which HTTP allows at any time. One that has only just come, and has had
 //! no request yet, gets a moment to send it. The task of a connection waits for [`Connection::dismissed`].
 //!
-//! This file counts; it must not know what it is that runs.
+//! This file counts connections and what runs; it must not know what that is.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! One line per event on stderr: text, or JSON for machines. `RUST_LOG` chooses what is logged.
 //!
-//! Invariant: a line has no secret. Pingora's own lines hold request targets, with their signatures, so
+//! Invariant: no line contains a secret. Pingora's own lines hold request targets, with their signatures, so
 //! its lines below a warning are never written. This file must not know what is logged.
 
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Gives memory back to the system after a wave of drips.
+//! Gives memory back to the system after many drips (paced downloads) have ended.
 //!
 //! glibc keeps freed memory for later allocations, and gives it back by itself only if the heap's end
 //! is free, which it hardly ever is among the small pieces of a thousand connections. A daemon that once

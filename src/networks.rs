@@ -1,6 +1,6 @@
 //! A list of IP networks, and whether one of them holds an address.
 //!
-//! Invariant: an IPv4 address counts as itself in its IPv4-mapped form too (`::ffff:10.0.0.1`, RFC
+//! Invariant: an IPv4 address is matched in its IPv4-mapped form too (`::ffff:10.0.0.1`, RFC
 //! 4291 §2.5.5.2), which is how a client of a dual-stack socket looks. Pure: this file must not know
 //! what the networks are for, nor what an empty list means to its owner.
 //!

@@ -1,4 +1,4 @@
-//! Which schedule and record size a request gets: those of the first profile of which all criteria
+//! Which schedule and record size a request gets: those of the first profile whose criteria all
 //! match, or else of the default one.
 //!
 //! Pure. Profiles keep the configuration's order. During the handshake only the listener, the server

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt). Before anything else, TLS included,
 //! a load balancer sends a header that says whose connection it passes on.
 //!
-//! Invariants: a header is believed only from a configured network, and a connection from there must begin
+//! Invariants: a header is accepted only from a configured network, and a connection from there must begin
 //! with one. No byte after the header is read, and never more than [`V1_MAX`] or 16 + [`V2_MAX`] bytes.
 //!
 //! This file must not know what comes after the header, nor who limits the time.

@@ -1,5 +1,5 @@
-//! Makes services of a configuration: the one place where all rooms meet. Binds the listeners, serves
-//! until it is told to stop, drains.
+//! Builds the services that a configuration describes and connects them to each other. Binds the listeners,
+//! serves until it is told to stop, then drains.
 
 mod accept;
 mod bind;

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! Instead of any of its lines the running process may say `refused` and why. Then everything stays as it
-//! was, and so it does if the successor ends or takes too long. If the running process ends without a
-//! word, the successor goes on, since no other process serves.
+//! was, and so it does if the successor ends or takes too long. If the running process ends without
+//! such a line, the successor goes on, since no other process serves.
 //!
 //! Invariant: only this user and root can reach the upgrade socket, and only the process that listens
 //! there removes its path.

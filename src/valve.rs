@@ -3,7 +3,7 @@
 //! however fast the body comes.
 //!
 //! Without it Pingora reads ahead five pieces of 16 KB each and copies them into one buffer: about
-//! 230 KB for every drip. This file must not know who reads and who writes.
+//! 230 KB for every drip. This file must not know what the reader and the writer are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};

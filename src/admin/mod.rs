@@ -1,8 +1,8 @@
 //! HTTP for operators and load balancers: /healthz (the process is up), /readyz (new clients are
 //! accepted), /metrics (Prometheus text), /api/classes (the class tree, JSON).
 //!
-//! It reads states and counters, and changes the rates of classes. Invariant: a page of another site
-//! in an operator's browser can use no part of the API (`guard`).
+//! It reads states and counters, and changes the rates of classes. Invariant: no page of another
+//! site that an operator's browser has open can use the API (`guard`).
 //!
 //! This room must not know of S3, of drips or of the configuration file.
 

@@ -2,8 +2,10 @@
 //! keeps bodies out of memory until they are due, [`threads`] are those that bodies are sent on. A
 //! [`crate::valve`] stops the reading of a body while the stream holds bytes of it.
 //!
-//! Invariant: a response body leaves as records of exactly [`ChunkSize`] plaintext bytes, the last
-//! one shorter, one per [`Settings::wait`], on a grid that belongs to the connection.
+//! Invariant: the body of a response with a Content-Length leaves as records of exactly [`Pace::record`]
+//! plaintext bytes, but for the last. That is the [`ChunkSize`], or the client's own limit if that is
+//! smaller. Records leave at the points of a grid that belongs to the connection, one [`Settings::wait`]
+//! apart: one record at each point, or with a profile's `fill` as many as make up the [`ChunkSize`].
 //!
 //! This room must not know S3, the configuration file, or more of HTTP than how a response header is
 //! named and where a response head ends.

@@ -2,7 +2,7 @@
 //!
 //! [`head`] reads request heads within bounds of size and time, and [`framing`] judges them; [`refusal`]
 //! answers what is refused, and [`linger`] lets the client read that answer. These four work on any stream:
-//! devices' listeners and the forward proxy stand on them. [`connection`] serves one device's connection,
+//! devices' listeners and the forward proxy use them. [`connection`] serves one device's connection,
 //! request by request; [`stream`] is that connection as Pingora sees it.
 //!
 //! Invariant: a request whose framing is ambiguous is passed on to no server, and its connection is closed.

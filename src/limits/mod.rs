@@ -1,8 +1,8 @@
 //! What one client, and all clients together, may take: connections, and the size and time of what they
 //! send. [`connections`] counts connections; [`crate::http1`] applies the other bounds.
 //!
-//! Invariants: no limit touches a running drip but [`Settings::send_timeout`], which the kernel keeps. A
-//! timer exists only while a head or a body is awaited. An open connection costs a few words.
+//! Invariants: the only limit that can end a running drip is [`Settings::send_timeout`], which the kernel
+//! enforces. A timer exists only while a head or a body is awaited. An open connection costs a few words.
 //!
 //! This room must not know of S3, nor what a request asks for.
 

@@ -1,11 +1,11 @@
 //! The class tree: who may send how many bytes, and when.
 //!
 //! Classes are RouterOS's queues: `limit_at` is what a class is guaranteed, `max_limit` what it never
-//! exceeds, `priority` (1 first, 8 last) who gets what is to spare. Whoever moves bytes registers a
+//! exceeds, `priority` (1 first, 8 last) who gets the bandwidth that is left. Whoever moves bytes registers a
 //! [`Flow`] with a class, waits for a permit ([`Flow::acquire`]), and says how much of it was used
 //! ([`Flow::spend`]).
 //!
-//! What holds whatever happens: no class, parents included, exceeds its max-limit by more than its burst
+//! Invariants: no class, parents included, exceeds its max-limit by more than its burst
 //! and one grant; a flow that waits gets some bytes within 15 s.
 //!
 //! This room must not know what the bytes are, where they go, or what the configuration file looks
@@ -16,7 +16,7 @@
 //! - [`Settings`]: what a tree is made from, its defaults and bounds, and what can be wrong with it.
 //! - `ceiling`: what limits a class now, from several sources. A scavenger's or a lease's ceiling goes
 //!   there.
-//! - `tree`: who is next (`tree/dispatch.rs`), what is charged and given back. It stands on `bucket`, one
+//! - `tree`: who is next (`tree/dispatch.rs`), what is charged and given back. It uses `bucket`, one
 //!   rate limit, and `fair_queue`, the shares in a class.
 //! - [`Shaper`]: the only part that knows a clock and tasks.
 //!

@@ -1,5 +1,5 @@
-//! The spool: S3 is read once, at full speed, into a private file, and every client drips from that
-//! file, each request authorised by S3 itself.
+//! The spool: S3 is read once, at full speed, into a private file, and every client is served from
+//! that file. S3 itself authorises each request.
 //!
 //! [`admission`] says which requests may be served from it (pure). [`Spool::authorise`] asks S3
 //! (`check`), with the request's own path and query, whether this client may have what it asks for; no

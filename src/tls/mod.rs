@@ -4,7 +4,7 @@
 //! handshake failed.
 //!
 //! Invariant: no record of a connection, the handshake's included, is longer than the listener's cap
-//! and the client's own limit. This room must not know HTTP, pace or S3.
+//! and the client's own limit. This room must not know HTTP, the schedule or S3.
 
 pub mod combined;
 pub mod failure;

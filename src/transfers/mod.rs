@@ -1,8 +1,8 @@
-//! Everything that moves bytes for a client: downloads, uploads and tunnels, each one record.
+//! Everything that moves bytes for a client: downloads, uploads and tunnels, each a [`Transfer`].
 //!
 //! [`Live`] lists the transfers that run, for pages that show them. [`LiveTransfer`] is a transfer's
-//! place in that list. From its begin to its drop it is counted in the metrics and has its two lines
-//! in the access log, however it ends.
+//! place in that list. From [`Live::begin`] until it is dropped it is counted in
+//! the metrics and has its two lines in the access log, however it ends.
 //!
 //! Invariant: a transfer is listed, counted and logged here and nowhere else, so that all three agree.
 //!

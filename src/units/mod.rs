@@ -1,7 +1,7 @@
 //! Quantities as people write them: sizes, rates and times with a unit.
 //!
 //! Invariants: a number without a unit is accepted only if it has one meaning. A bare `4096` is bytes;
-//! a bare `20M` or a time of `500` is refused, because readers disagree on what it says. The text that a
+//! a bare `20M` or a time of `500` is refused, because it is ambiguous. The text that a
 //! value displays as parses back to the same value.
 //!
 //! This room is pure. It must not know which key a quantity belongs to, or its permitted range.
