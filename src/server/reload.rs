@@ -89,8 +89,8 @@ impl Reloader {
 
 /// The keys that differ and cannot change in a running process.
 ///
-/// Without `..`, so that a new section does not compile until it is compared here or named as one that
-/// changes in place. A new key of a section is treated as the section is.
+/// Without `..`, so that a new field of [`Config`] does not compile until it is compared here or named as
+/// one that changes in place. A new field of a domain's settings is not noticed, except in the upgrade's.
 fn needs_upgrade(running: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         listen,
