@@ -1,4 +1,4 @@
-//! `cargo bench --bench slow_clients`: what drips notice of clients that are slow, idle or deaf.
+//! `cargo bench --bench slow_clients`: how slow, idle or non-reading clients affect drips.
 //!
 //! dripline serves some drips, which are observed from before a crowd comes until it is gone: clients
 //! whose heads trickle in, again and again; connections that wait between two requests; downloads that
@@ -177,7 +177,7 @@ async fn start(args: &Args, lab: &Lab, origin: &Origin) -> Result<(Proxy, Ports)
     start.await
 }
 
-/// The drips, and the crowd from its coming to its going.
+/// Runs the drips, and the crowd from its first client to its last.
 async fn observe(args: &Args, proxy: &Proxy, ports: Ports, load: Load) -> Result<Seen, String> {
     let (admin, sizes) = (loopback(ports.admin), args.crowd());
     client::warm_up(&load).await?;
@@ -248,7 +248,8 @@ async fn fill(load: &Load, admin: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// How many knock at each door: there is room for as many as there are slow heads.
+/// How many further clients connect to each listener. There is room for as many as there are slow
+/// heads.
 fn knocks(args: &Args) -> usize {
     args.slow_heads + 20
 }

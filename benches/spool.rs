@@ -224,7 +224,7 @@ impl<'a> Bench<'a> {
         Ok((figures, wrong.into_iter().map(|why| format!("{}: {why}", name(subject))).collect()))
     }
 
-    /// What no machine excuses. dripline alone promises exact records.
+    /// Failures that do not depend on the machine's speed. Only dripline promises exact records.
     fn wrong(&self, subject: Subject, figures: &Figures, full_gets: usize) -> Vec<String> {
         let mut wrong = figures.failures.clone();
         if subject.is_none() && figures.odd_records > 0 {

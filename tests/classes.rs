@@ -1,5 +1,5 @@
-//! Uploads and drips under classes: together they keep to a rate, and what is held back is held back
-//! for its class alone.
+//! Uploads and drips under classes: together they keep to the rate of their class, and traffic of other
+//! classes is not delayed.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -29,8 +29,8 @@ fn before(origin: &Origin) -> Builder {
     Dripline::in_front_of(&format!("http://{}", origin.addr()), "samples")
 }
 
-/// Never more than the class has. Less only as a busy machine has it, whose timers come later than the
-/// 10 ms of the class's burst: on a quiet one it is 0.98 and more.
+/// The rate never exceeds that of the class. It can be lower on a busy machine, where timers fire later
+/// than the class's burst of 10 ms covers; on a quiet machine it is at least 0.98.
 fn assert_rate(bytes: usize, took: Duration, what: &str) {
     let rate = bytes as f64 / took.as_secs_f64() / BYTES_PER_SECOND;
     println!("{what}: {rate:.3} of the class's rate");
@@ -124,9 +124,9 @@ async fn uploads_keep_to_the_rate_of_their_class() {
     }
 }
 
-/// No timeout runs while it is the class that takes its time.
+/// Timeouts do not run while an upload waits for its class.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_its_class_holds_back_does_not_time_out() {
+async fn an_upload_that_waits_for_its_class_does_not_time_out() {
     let origin = origin().await;
     let dripline = before(&origin)
         .class("trickle", "max_limit: 64kbit")
@@ -163,7 +163,7 @@ async fn a_refusal_does_not_wait_for_the_class() {
     assert!(began.elapsed() < Duration::from_secs(20), "100 s at the class's rate");
 }
 
-/// What the class says of its packets is set on the connection to S3.
+/// The packet marks of the class are set on the connection to S3.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_marked_as_its_class_says() {
     let s3 = Hand::start(|mut line| async move { line.rest().await }).await;

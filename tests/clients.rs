@@ -1,5 +1,5 @@
-//! The tools that people have, behind the forward proxy: each copies and syncs in and out under S3's real
-//! name, whole, and within the rate of the class.
+//! Common S3 tools behind the forward proxy: each copies and syncs in both directions under S3's real
+//! name. The files arrive complete, and the transfer keeps to the rate of its class.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -107,7 +107,7 @@ async fn boto3() {
     works(Tool::Boto3).await;
 }
 
-/// However many connections a machine opens, its share is that of one.
+/// A machine's share does not depend on how many connections it opens.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_machines_have_equal_shares() {
     let house =
@@ -115,7 +115,7 @@ async fn two_machines_have_equal_shares() {
     let [one, ten] = machines::share(&house, [1, 10], Duration::from_secs(6)).await;
     let ratio = one as f64 / ten as f64;
     println!("1 connection: {one} bytes, 10 connections: {ten}; {ratio:.3}");
-    // By connection it would be 0.1; a quiet machine has 0.98.
+    // Shares per connection would give 0.1. Shares per machine give 0.98 on a quiet machine.
     assert!((0.6..=1.6).contains(&ratio), "1 connection: {one} bytes, 10 connections: {ten}");
     let rate = (one + ten) as f64 / 6.0 / 2.5e6;
     assert!((0.3..=1.1).contains(&rate), "{rate:.3} of the class's rate");

@@ -1,4 +1,5 @@
-//! Connections whose bodies drip on when Pingora has done with the request: spooled objects, paced.
+//! Connections whose bodies continue to drip after Pingora has finished the request: spooled objects,
+//! paced.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -102,7 +103,7 @@ async fn a_drip_is_listed_until_its_last_record() {
     assert!(records() < 10, "{running:?}");
     let start = Instant::now();
     loop {
-        // Looked at first: a drip whose last record leaves in between is listed no more.
+        // Read before the listing: a drip whose last record leaves in between is no longer listed.
         let listed = world.dripline.state.transfers.running().len();
         if records() == 10 {
             break;

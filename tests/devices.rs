@@ -68,7 +68,7 @@ const OFFERING: [Device; 8] = [
     Device { program: "embedded-tls", options: &["--mfl", "512"], record: 512, error: "InsufficientSpace" },
 ];
 
-/// Offers max_fragment_length and both versions, and does not bear the answer in TLS 1.3: it gets
+/// Offers max_fragment_length and both versions, but fails if TLS 1.3 answers the extension. It gets
 /// TLS 1.2.
 const STEERED: Device =
     Device { program: "mbedtls-3.6", options: &["--mfl", "1024"], record: 4096, error: "-0x7100" };
@@ -93,7 +93,7 @@ impl Device {
     }
 }
 
-/// A body whose every stretch is different.
+/// A body in which no two parts are equal.
 fn body(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u8).collect()
 }
@@ -191,7 +191,7 @@ async fn ordinary() -> (tempfile::NamedTempFile, tempfile::NamedTempFile, Ordina
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_does_not_bear_the_answer_gets_tls_1_2() {
+async fn a_device_that_rejects_the_answer_in_tls_1_3_gets_tls_1_2() {
     let wanted = body(OBJECT);
     let origin = origin(OriginOptions::default(), &wanted).await;
     let conversation = assert_served(&STEERED, &origin, &wanted).await;

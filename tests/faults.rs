@@ -1,5 +1,5 @@
-//! Faults: what a client meets when S3 or the client itself misbehaves, and that nothing is left
-//! behind. Every request carries a marker in its query that no log line may show.
+//! Faults: what a client receives when S3 or the client itself misbehaves, and that no resources leak.
+//! Every request carries a marker in its query that no log line may show.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -27,10 +27,10 @@ const SECRET: &str = "f00dfacef00dface";
 
 const TARGET: &str = "/file/fw.bin?X-Amz-Signature=f00dfacef00dface";
 
-/// Without a wait the upstream's connections are pooled, with one each is held back by its reader.
+/// Without a wait, upstream connections are pooled. With a wait, each is slowed by its reader.
 const WAITS: [&str; 2] = ["0", "5ms"];
 
-/// Held for reading by every test, for writing by the one that counts what the process holds.
+/// Every test takes the read lock. The test that counts the process's resources takes the write lock.
 static ALONE: RwLock<()> = RwLock::const_new(());
 
 /// An S3 that follows a plan, and dripline before it.
@@ -166,7 +166,7 @@ async fn no_answer_is_504() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_none_is_502() {
+async fn a_missing_or_malformed_response_is_502() {
     for wait in WAITS {
         for (what, plan) in [
             ("nothing", Plan::raw("")),
@@ -194,8 +194,7 @@ async fn an_answer_that_is_none_is_502() {
     }
 }
 
-/// Every way in which a body of 20,000 bytes does not come to its end, and how many of its bytes
-/// S3 sent.
+/// Every way in which a body of 20,000 bytes can break off, and how many of its bytes S3 has sent.
 fn broken_bodies() -> [(&'static str, Plan, usize); 13] {
     let body = || Plan::ok(20_000);
     let chunked = || body().chunked(3000);
@@ -255,7 +254,7 @@ async fn breaks_off(wait: &'static str, what: &'static str, plan: Plan, sent: us
     rig.dripline.until("dripline_connections", 0).await;
 }
 
-/// What follows a body's announced end is never taken for anything.
+/// Bytes after the announced end of a body are discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_was_announced_is_cut_off() {
     for wait in WAITS {
@@ -432,7 +431,7 @@ async fn a_pooled_connection_that_s3_has_closed_is_no_fault() {
     }
 }
 
-/// How a client goes.
+/// How a client leaves.
 #[derive(Debug, Clone, Copy)]
 enum Leave {
     Fin,
@@ -572,12 +571,12 @@ async fn nothing_is_left_of_a_thousand_broken_answers() {
             // One plan in eight is a whole answer.
             assert!(whole <= AT_ONCE / 2, "{whole} of {AT_ONCE} answers look whole");
             all_whole += whole;
-            // By then every buffer and table has its size.
+            // From here on buffers and tables do not grow.
             if round == 5 {
                 warm = held().1;
             }
         }
-        assert!(all_whole > 0, "not even what S3 sends whole comes whole");
+        assert!(all_whole > 0, "no complete response of S3 arrived complete");
         dripline.until("dripline_connections", 0).await;
         dripline.until("dripline_drips", 0).await;
         assert!(dripline.state.transfers.running().is_empty());
@@ -632,7 +631,7 @@ async fn a_signature_that_does_not_match_is_logged_with_the_host_that_was_sent()
         let lines = told();
         assert_eq!(lines.len(), 1, "{:?}", logs::lines());
         assert!(lines[0].contains("key=a%20b") && lines[0].contains("dripline url"), "{lines:?}");
-        // Another refusal is no such thing.
+        // Other refusals are not logged this way.
         let right = if style == Style::Path { &sent } else { &format!("s3.localhost:{port}") };
         assert_eq!(ask(right).await.status, 200);
         assert_eq!(http1::get(dripline.http, "/file/a%20b", "").await.status, 403);
@@ -641,7 +640,7 @@ async fn a_signature_that_does_not_match_is_logged_with_the_host_that_was_sent()
     assert_secrets_kept();
 }
 
-/// What is no HTTP ends without S3, and without a word of it in the log.
+/// Malformed requests are refused without asking S3, and none of their content is logged.
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_are_refused_and_not_logged() {
     let rig = Rig::new(Plan::ok(10), "0").await;

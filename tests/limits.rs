@@ -1,4 +1,4 @@
-//! Limits: each one's answer and its metric, and that a drip is touched by none of them.
+//! Limits: the response and the metric of each, and that no limit affects a running drip.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -82,7 +82,7 @@ async fn one_connection_too_many_is_503_and_a_place_is_free_again_later() {
     drop(two);
     rig.dripline.until("dripline_connections", 1).await;
     assert_eq!(get(&mut rig.connect().await).await.status, 200);
-    assert_eq!(get(&mut one).await.status, 200, "those inside are not touched");
+    assert_eq!(get(&mut one).await.status, 200, "connections that were admitted are not affected");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn a_head_may_have_so_many_bytes_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_to_a_plain_listener_is_called_that() {
+async fn https_to_a_plain_listener_is_named_in_the_response() {
     let rig = Rig::new(100, |builder| builder).await;
     let mut stream = rig.connect().await;
     // The beginning of a ClientHello, without a byte that could end a line.
@@ -158,7 +158,7 @@ async fn a_head_that_trickles_in_is_408() {
     assert_eq!(answer, b"HTTP/1.1 408");
     assert!(spent >= Duration::from_millis(290) && spent < Duration::from_secs(5), "{spent:?}");
     assert_eq!(rig.hits("header_timeout"), 1);
-    // Nothing at all: the end, and nothing to read.
+    // A client that sends nothing is closed without a response.
     closed(rig.connect().await).await;
     assert_eq!(rig.hits("header_timeout"), 2);
     // The second head of a connection has no more time than the first.
@@ -230,7 +230,7 @@ async fn a_connection_has_so_many_requests() {
     }
     closed(stream).await;
     assert_eq!(rig.hits("requests_per_connection"), 1);
-    // Those that came early are not answered beyond it either.
+    // Pipelined requests beyond the limit are not answered either.
     let mut stream = rig.connect().await;
     stream.write_all(&head("GET", b"/file/fw.bin", "").repeat(5)).await.unwrap();
     for _ in 0..3 {
@@ -258,7 +258,7 @@ async fn the_last_response_drips_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_ends_without_a_word() {
+async fn an_idle_connection_is_closed_without_a_response() {
     let rig = Rig::limited("{idle_timeout: 300ms}").await;
     let mut stream = rig.connect().await;
     for _ in 0..3 {

@@ -1,5 +1,5 @@
-//! Objects: what S3 has reaches the client byte for byte, and what the client signed reaches S3
-//! byte for byte. The S3 here verifies every signature.
+//! Objects: a body reaches the client byte for byte as S3 stores it, and a request reaches S3 byte for
+//! byte as the client signed it. The S3 here verifies every signature.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -380,8 +380,8 @@ async fn queries_reach_s3_byte_for_byte() {
     }
 }
 
-/// Whatever may stand in a target passes as it is: every character of RFC 3986 and, as long as they
-/// are UTF-8, those that are seen in the wild.
+/// Every character that a target may contain passes unchanged: those of RFC 3986, and others that
+/// clients send in practice, provided that they are UTF-8.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_targets_reach_s3_byte_for_byte() {
     let s3 = FaultOrigin::start(Plan::ok(4)).await.unwrap();
@@ -644,7 +644,7 @@ async fn a_refusal_does_not_end_the_connection() {
     assert_eq!(rig.dripline.metric("dripline_connections_accepted_total"), 1);
 }
 
-/// S3 behind TLS: the name that is looked for in its certificate has the bucket in it.
+/// S3 behind TLS: the certificate is verified for the host name that includes the bucket.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_is_verified_over_tls() {
     let identity = |names: &[&str]| Identity::self_signed(names).unwrap();

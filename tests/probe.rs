@@ -1,5 +1,5 @@
-//! `dripline probe` against dripline and against nginx: what it says is what the one was told to
-//! do and what the other does by default.
+//! `dripline probe` against dripline and against nginx: the report matches dripline's configuration and
+//! nginx's defaults.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -229,7 +229,7 @@ fn nginx_sends_16_kb_records_to_a_device_that_offers_nothing() {
 }
 
 #[test]
-fn the_command_says_it_by_exit_code_table_and_json() {
+fn the_command_reports_by_exit_code_table_and_json() {
     let nginx = Nginx::start();
     let ca = nginx.ca();
     let (url, ca) = (nginx.url.as_str(), ca.to_str().unwrap());
@@ -311,7 +311,7 @@ impl Drop for Nginx {
     }
 }
 
-/// One process: what is killed is all of it.
+/// nginx as a single process, so that killing it leaves no workers.
 fn nginx(dir: &Path) -> Child {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("nginx");

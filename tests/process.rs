@@ -25,7 +25,7 @@ use tokio_openssl::SslStream;
 /// What "at once" may take on a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A body whose every stretch is different.
+/// A body in which no two parts are equal.
 fn body(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u8).collect()
 }
@@ -65,7 +65,7 @@ async fn shown_certificate(addr: SocketAddr) -> Vec<u8> {
     certificate.to_pem().unwrap()
 }
 
-/// Connects over TLS, trusting what the listener shows.
+/// Connects over TLS and trusts the certificate that the listener shows.
 async fn tls_client(addr: SocketAddr) -> Client {
     let cert = shown_certificate(addr).await;
     Client::connect(addr, SslVersion::TLS1_3, &cert).await
@@ -86,8 +86,8 @@ fn assert_body(response: &Response, wanted: &[u8]) {
 
 // --- configuration
 
-/// Runs `test` on a thread whose network is its own if that can be had, so that fixed ports are
-/// free.
+/// Runs `test` on a thread with its own network namespace, if this user may create one, so that fixed
+/// ports are free.
 fn with_fixed_ports<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         private_network();
@@ -105,7 +105,7 @@ fn with_fixed_ports<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 's
 }
 
 #[test]
-fn the_classic_names_alone_run_it() {
+fn the_classic_variables_suffice_to_run() {
     with_fixed_ports(|| async {
         let wanted = body(5 * 1024 + 10);
         let origin = origin_with("fw.bin", &wanted).await;
@@ -125,7 +125,8 @@ fn the_classic_names_alone_run_it() {
         ] {
             assert!(daemon.logged(part).await.contains(" WARN "), "{part}");
         }
-        // As root the default directory can be made; otherwise that is told, and changes nothing else.
+        // Only root can create the default directory. Otherwise a warning is logged, and nothing else
+        // changes.
         if std::fs::metadata("/var/cache/dripline").is_err() {
             assert!(daemon.logged("spool.dir: ").await.contains("/var/cache/dripline"));
         }
@@ -394,7 +395,7 @@ async fn health_asks_the_daemon() {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "ready\n"), "{outcome:?}");
     let outcome = dripline(&["health"], &env[..3]).await;
     assert_eq!(outcome.code, 78, "{outcome:?}");
-    // The daemon may have a configuration that whoever asks was not given.
+    // The process that asks may lack settings that the daemon has.
     let outcome = dripline(&["health"], &env[2..]).await;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "ready\n"), "{outcome:?}");
     // A health listener tells no more than that.
@@ -407,7 +408,7 @@ async fn health_asks_the_daemon() {
     let outcome = dripline(&["health"], &env).await;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (69, ""), "{outcome:?}");
     assert!(outcome.stderr.contains("no answer from "), "{outcome:?}");
-    // Somebody listens there, but never says a word.
+    // A listener that accepts but never answers.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = mute.local_addr().unwrap().to_string();
     let outcome = health_at(&addr).await;
@@ -458,7 +459,7 @@ async fn sigterm_with_nothing_running_ends_it_at_once() {
     let origin = origin_with("fw.bin", &body(64)).await;
     for signal in [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT] {
         let mut daemon = Launch::in_front_of(&origin).start().await;
-        // A connection that waits for its next request is nothing to wait for.
+        // An idle connection does not delay the exit.
         let mut idle = tls_client(daemon.https()).await;
         assert_body(&fetch(&mut idle, "fw.bin").await, &body(64));
         daemon.logged(" access end ").await;
@@ -790,7 +791,7 @@ async fn the_query_is_never_logged() {
     // At the level at which Pingora would show whole request targets.
     let daemon = Launch::in_front_of(&origin)
         .env("RUST_LOG", "trace,pingora_proxy::proxy_h1=trace")
-        // Nobody listens there, which is told below the level of operators.
+        // No process listens there. This is logged below the levels meant for operators.
         .env("NOTIFY_SOCKET", "/nonexistent/notify")
         .start()
         .await;
@@ -809,7 +810,7 @@ async fn the_query_is_never_logged() {
     let target = format!("/file/fw.bin?{query}");
     let put = http1::request(daemon.http(), &head("PUT", target.as_bytes(), "")).await;
     assert_eq!(put.status, 405);
-    // Not even HTTP: no answer is owed, but no line either.
+    // This is not HTTP. It needs no response, but it must not be logged either.
     let mut broken = TcpStream::connect(daemon.http()).await.unwrap();
     broken.write_all(format!("GET {target} HTTP/1.1\r\n: :\r\n\r\n").as_bytes()).await.unwrap();
     let _ = within(Duration::from_secs(10), "an end", http1::response(&mut broken, false)).await;

@@ -1,5 +1,5 @@
-//! Kinds of devices and what each gets: which profile a request falls under, which certificate a
-//! client is shown, and what becomes of a client that a record was too large for.
+//! Device profiles: which profile applies to a request, which certificate a client is shown, and what
+//! happens to a client for which a record was too large.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -26,7 +26,7 @@ const BOTH: [SslVersion; 2] = [SslVersion::TLS1_2, SslVersion::TLS1_3];
 /// max_fragment_length 512 (RFC 6066 §4).
 const MFL_512: u8 = 1;
 
-/// A body whose every stretch is different.
+/// A body in which no two parts are equal.
 fn body(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u8).collect()
 }
@@ -45,7 +45,7 @@ fn dripline(origin: &Origin, profiles: &str) -> Builder {
         .set("DRIPLINE__PROFILES", profiles)
 }
 
-/// An offer of that version alone.
+/// An offer of only that version.
 fn only(version: SslVersion) -> Offer<'static> {
     Offer { versions: (version, version), ..Offer::default() }
 }

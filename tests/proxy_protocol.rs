@@ -1,5 +1,5 @@
-//! The PROXY protocol before TLS and before plain HTTP: whom dripline believes, and what it does
-//! with what it is told.
+//! The PROXY protocol before TLS and before plain HTTP: from which peers dripline accepts a header, and
+//! what it does with the client address.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -173,7 +173,7 @@ async fn what_is_no_header_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_is_believed() {
+async fn connections_from_other_peers_are_refused() {
     let rig = Rig::new("{from: [192.0.2.0/24]}").await;
     for header in [v1("192.0.2.1"), v2(0x21, 1, 0), Vec::new()] {
         for tls in [false, true] {

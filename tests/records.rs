@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 
 const BOTH: [SslVersion; 2] = [SslVersion::TLS1_2, SslVersion::TLS1_3];
 
-/// A body whose every stretch is different.
+/// A body in which no two parts are equal.
 fn body(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u8).collect()
 }
@@ -60,7 +60,7 @@ async fn fetch(
     (handshake, head[0], body.to_vec())
 }
 
-/// Every record is full but the last.
+/// Every record except the last is full.
 fn assert_sizes(records: &[Record], chunk: usize, total: usize) {
     assert_eq!(records.len(), total.div_ceil(chunk));
     let (last, full) = records.split_last().unwrap();

@@ -102,7 +102,7 @@ fn lengths() -> Vec<Case> {
     cases
 }
 
-/// TE.TE: one of two readers is to overlook the header.
+/// TE.TE: the header is obscured so that one of two parsers ignores it.
 fn encodings() -> Vec<Case> {
     let mut cases = Vec::new();
     for field in [
@@ -237,7 +237,7 @@ fn lines() -> Vec<Case> {
     cases
 }
 
-/// The request line, and whom the request is for.
+/// The request line and the Host.
 fn targets() -> Vec<Case> {
     let mut cases = Vec::new();
     for line in [

@@ -1,5 +1,5 @@
-//! The spool against an S3 that checks signatures and counts what it is asked: who gets what, how
-//! often S3 is read, and what becomes of readers when something breaks.
+//! The spool against an S3 that checks signatures and counts requests: which client gets which bytes,
+//! how often S3 is read, and what happens to readers when a fill or a connection fails.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -49,7 +49,7 @@ use tokio::task::JoinHandle;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// Longer than anything takes that is not broken.
+/// An upper bound for every step that works.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const FILLING: &str = "dripline_spool_fills_running";
@@ -70,7 +70,7 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
-/// A world that is not there yet.
+/// Collects the settings of a test's origin and dripline, and starts them.
 struct Setup {
     options: OriginOptions,
     relayed: bool,
@@ -234,7 +234,7 @@ fn assert_whole(response: &Response, body: &[u8]) {
     assert!(response.body == body, "a body of {} bytes differs", response.body.len());
 }
 
-/// All of them got all of it.
+/// Every client got the whole body.
 async fn all_whole(readers: Vec<JoinHandle<Response>>, body: &[u8]) {
     for reader in readers {
         assert_whole(&reader.await.unwrap(), body);
@@ -245,7 +245,7 @@ async fn wait_for(what: &str, condition: impl FnMut() -> bool) {
     eventually(LIMIT, condition).await.unwrap_or_else(|| panic!("{what}: not in time"));
 }
 
-/// A client that takes what it wants and goes when it is dropped.
+/// A client that reads a part of a response. Dropping it closes its connection.
 struct Slow {
     _stream: TcpStream,
 }
@@ -254,7 +254,7 @@ impl Slow {
     /// Sends a GET and reads the response's first `bytes` bytes.
     async fn get(addr: SocketAddr, target: &str, bytes: usize) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        // The kernel is not to take the whole body on its behalf.
+        // A small receive buffer, so that the kernel cannot take the whole body.
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = socket.connect(addr).await.unwrap();
         stream.write_all(&http1::head("GET", target.as_bytes(), "")).await.unwrap();

@@ -67,7 +67,7 @@ fn paced(launch: Launch, chunk: usize, wait: Duration) -> Launch {
     launch.env("CHUNK_SIZE", &chunk.to_string()).env("TLS_WAIT_TIME", &wait.as_millis().to_string())
 }
 
-/// Fetches over TLS, believing whatever certificate is shown. None if there is no response.
+/// Fetches over TLS and accepts any certificate. None if there is no response.
 fn fetch_tls(addr: SocketAddr, key: &str) -> JoinHandle<(Option<Response>, Client)> {
     let request = head("GET", format!("/file/{key}").as_bytes(), "");
     tokio::spawn(async move {
@@ -154,7 +154,7 @@ fn assert_body(response: &Response, wanted: &[u8]) {
 // --- upgrades
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upgrade_cuts_no_drip_and_turns_nobody_away() {
+async fn an_upgrade_cuts_no_drip_and_refuses_no_client() {
     let wanted = body(50 * 512);
     let world = World::with("fw.bin", &wanted).await;
     let launch = || paced(world.launch(), 512, Duration::from_millis(200));
@@ -356,7 +356,7 @@ async fn a_successor_that_hangs_before_it_asks_is_killed() {
 }
 
 #[tokio::test]
-async fn without_anybody_to_take_over_from_an_upgrade_is_refused() {
+async fn an_upgrade_without_a_running_daemon_is_refused() {
     let world = World::with("fw.bin", b"x").await;
     let run = async |sock: &str| {
         let env = [
@@ -389,7 +389,7 @@ async fn the_upgrade_socket_is_private() {
     assert_eq!(first.exit(LIMIT).await, 0);
     assert!(!world.sock().exists());
 
-    // What a crash has left is no obstacle.
+    // A socket that is left from a crash is replaced.
     drop(std::os::unix::net::UnixListener::bind(world.sock()).unwrap());
     let third = world.launch().start().await;
     assert!(third.matching("no upgrade without a gap").is_empty());
@@ -498,7 +498,7 @@ async fn new_connections_are_taken_while_a_load_balancer_looks() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_does_not_hold_up_a_drain() {
+async fn a_silent_client_does_not_delay_a_drain() {
     let world = World::with("fw.bin", &body(64)).await;
     let mut daemon = world.launch().start().await;
     let _silent = TcpStream::connect(daemon.https()).await.unwrap();
@@ -574,7 +574,7 @@ async fn sighup_puts_profiles_and_limits_in_place() {
 
 // --- the service manager
 
-/// Takes the place of systemd's notification socket.
+/// Stands in for systemd's notification socket.
 struct Manager {
     socket: UnixDatagram,
     said: Vec<String>,

@@ -1,5 +1,5 @@
-//! Uploads: what a client sends reaches S3 as it was signed, S3's answer reaches the client however
-//! early it comes, and nobody waits for somebody who is gone.
+//! Uploads: a body reaches S3 as it was signed, S3's response reaches the client even if it comes before
+//! the end of the body, and neither side waits for a peer that has disconnected.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time")]
 
@@ -125,7 +125,7 @@ async fn parts_make_an_object() {
     let origin = origin().await;
     let dripline = before(&origin).start().await;
     let parts = [pattern(5 << 20), b"the end".to_vec()];
-    // Begun and completed at S3 itself, as whoever hands out the URLs does.
+    // Created and completed directly at S3, as the service that issues the URLs does.
     let begin = origin.presign("big").method(Method::POST).query("uploads", "");
     let begun = ask_s3(&origin, "POST", &begin, b"").await.text();
     let id = between(&begun, "<UploadId>", "</UploadId>");
@@ -290,7 +290,7 @@ async fn a_refusal_saves_the_body() {
     assert_eq!(s3.body(), b"");
 }
 
-/// The client is in the middle of a long body, and is told all the same.
+/// The client is in the middle of a long body and gets the response nevertheless.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_stops_the_body() {
     const SIZE: usize = 64 << 20;
@@ -392,7 +392,7 @@ async fn a_client_that_stops_sending_is_told_and_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_gone_leaves_nothing_behind() {
+async fn a_client_that_disconnects_leaves_no_transfer_behind() {
     let origin = origin().await;
     let dripline = before(&origin).start().await;
     let mut client = TcpStream::connect(dripline.http).await.unwrap();
@@ -473,7 +473,7 @@ async fn redirects_are_not_passed_on() {
     assert!(response.text().contains("eu-west-1"), "{}", response.text());
 }
 
-/// S3 reads nothing: so does dripline, and the client cannot send on.
+/// S3 reads nothing, so dripline stops reading and the client cannot send more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_waits_with_the_client() {
     const MOST: usize = 48 << 20;

@@ -1,5 +1,5 @@
-//! How long the line takes: a few bytes there and back, as a packet of its own or on a connection of
-//! the regular class, as somebody types or clicks.
+//! Round trip times on the line: a few bytes there and back, as a separate packet or on a connection of
+//! the regular class, like interactive traffic.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;

@@ -160,13 +160,13 @@ impl Flow {
             .map_err(|error| error.to_string())?
     }
 
-    /// Still sending? A flow ends before its time only if somebody broke it.
+    /// Whether it still sends. A flow ends early only because of a fault.
     pub fn runs(&self) -> bool {
         !self.task.is_finished()
     }
 }
 
-/// Cut where it stands.
+/// Closes the flow without waiting for its bytes to arrive.
 impl Drop for Flow {
     fn drop(&mut self) {
         self.task.abort();

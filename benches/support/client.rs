@@ -37,7 +37,7 @@ thread_local! {
     static PLAINTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; RECORD]);
 }
 
-/// What every device asks for, and of whom.
+/// What every device requests, and from which proxy.
 #[derive(Clone)]
 pub struct Load {
     /// The proxy.
@@ -259,7 +259,7 @@ pub async fn fetch(
     Ok(())
 }
 
-/// The next record, checked. Its bytes are in nobody's buffer afterwards.
+/// Reads and checks the next record. Its bytes are not kept.
 async fn next_record(
     stream: &mut SslStream<Tap>,
     reading: &mut Reading<'_>,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::client::{self, Load};
 
-/// What every attempt of a slow client must be over by.
+/// The time within which every attempt of a slow client must have ended.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two bytes of a head that trickles.
 const TRICKLE: Duration = Duration::from_millis(700);
@@ -56,7 +56,7 @@ pub enum End {
     HalfHandshake(Duration),
     /// There was no room when it came again.
     TurnedAway,
-    /// What nobody expects.
+    /// An unexpected end.
     Unexpected(String),
 }
 
@@ -91,7 +91,7 @@ impl Crowd {
         Self { clients, stop, come }
     }
 
-    /// How many have come as far as they go.
+    /// How many clients have reached their final state.
     pub fn come(&self) -> usize {
         self.come.load(Ordering::Relaxed)
     }
@@ -256,14 +256,14 @@ async fn end_of(tcp: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What became of clients that came while there was no room.
+/// How clients beyond the limit were answered.
 #[derive(Default)]
 pub struct TurnedAway {
     /// Let in all the same.
     pub inside: usize,
-    /// What those were told who were turned away at a door without TLS.
+    /// The responses to clients that a plain listener refused.
     pub told: Vec<String>,
-    /// Turned away where there is TLS: closed, without a byte.
+    /// Clients that a TLS listener refused: closed without a byte.
     pub closed: usize,
 }
 
@@ -273,7 +273,7 @@ pub async fn knock(plain: SocketAddr, tls: SocketAddr, count: usize) -> Result<T
     for addr in [plain, tls].repeat(count) {
         clients.spawn(async move {
             let mut tcp = TcpStream::connect(addr).await?;
-            // Who gets in hears nothing.
+            // An admitted client receives nothing.
             let heard = timeout(Duration::from_secs(2), end_of(&mut tcp)).await;
             heard.ok().transpose().map(|heard| (addr == tls, heard))
         });

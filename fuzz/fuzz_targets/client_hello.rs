@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
     }
-    // In pieces it may be seen sooner that there is too much, or before what comes after a whole message.
+    // Cut input may exceed the bound earlier, or complete its message before later bytes exceed it.
     if data.len() < BOUND {
         assert_eq!(parts, whole);
     }

@@ -1,4 +1,4 @@
-//! A trusted header's wish has a record size that exists, and is read the same when it is written out.
+//! A trusted header parses to a valid record size, and parses to the same value again when formatted.
 #![no_main]
 
 use dripline::profile::ScheduleRequest;

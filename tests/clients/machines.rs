@@ -16,7 +16,8 @@ use tokio_openssl::SslStream;
 use crate::house::{House, SERVICE};
 use crate::tools::BUCKET;
 
-/// How long all upload before anybody counts: sockets fill with more than the class lets through.
+/// How long all machines upload before bytes are counted: at first the sockets' buffers take more than
+/// the class lets through.
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// How many bytes the machines get through in `window`, with so many uploads each.
@@ -63,7 +64,7 @@ async fn tunnel(
     ca: &std::path::Path,
 ) -> SslStream<tokio::net::TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
-    // What waits in the kernel was counted already, so let it be little.
+    // Bytes that wait in the kernel are already counted, so the buffer is small.
     socket.set_send_buffer_size(16 << 10).unwrap();
     socket.bind((from, 0).into()).unwrap();
     let mut tcp = socket.connect(proxy).await.unwrap();

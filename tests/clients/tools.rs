@@ -1,5 +1,5 @@
-//! The tools that people have, as they run them: nothing is set but the credentials, the region, the
-//! proxy and the authority.
+//! Common S3 tools with their default settings: only the credentials, the region, the proxy and the
+//! authority are set.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -30,7 +30,7 @@ pub enum Tool {
     Boto3,
 }
 
-/// What it is to do.
+/// A transfer that a tool makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
     /// One file to S3.
@@ -62,7 +62,7 @@ impl fmt::Display for Tool {
 }
 
 impl Job {
-    /// In the order in which each has what it needs of the one before.
+    /// Ordered so that each job finds what the jobs before it have left.
     pub const ALL: [Self; 4] = [Self::CopyIn, Self::CopyOut, Self::SyncIn, Self::SyncOut];
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Job {
     }
 }
 
-/// Whose machine it is: where the proxy is, and what stands in the user's files.
+/// A user's machine: the address of the proxy, and the user's configuration files.
 pub struct Home {
     dir: PathBuf,
     proxy: SocketAddr,
@@ -111,7 +111,7 @@ impl Home {
         std::fs::write(self.dir.join(".aws/config"), format!("[default]\n{lines}")).unwrap();
     }
 
-    /// Runs a tool to its end, which must be a good one.
+    /// Runs a tool to its end. It must succeed.
     pub async fn run(&self, tool: Tool, job: Job, local: &Path, key: &str, limit: Duration) {
         let mut command = self.command(tool, job, local, key);
         command.stdin(Stdio::null()).kill_on_drop(true);
@@ -137,7 +137,7 @@ impl Home {
         let mut command;
         match tool {
             Tool::AwsV1 | Tool::AwsV2 => {
-                // Debian's is v2, wherever else a shell may find another.
+                // Debian's package is v2. PATH could find another version.
                 let aws =
                     if tool == Tool::AwsV1 { venv.join("aws") } else { "/usr/bin/aws".into() };
                 command = Command::new(aws);

@@ -40,7 +40,7 @@ async fn a_head_that_trickles() {
     }
     assert_eq!(answer, b"HTTP/1.1 408");
     assert!(start.elapsed() >= Duration::from_millis(490), "{:?}", start.elapsed());
-    // Who says nothing at all is told nothing.
+    // A client that sends nothing gets no response.
     let mut silent = TcpStream::connect(proxy.addr).await.unwrap();
     assert_eq!(end_of(&mut silent).await, b"");
     proxy.until_refused("header_timeout", 2).await;

@@ -132,7 +132,7 @@ async fn users_without_the_password() {
         with(&format!("Basic {}", basic("ann:wrong"))),
         with(&format!("Basic {}", basic("bob:correct horse"))),
         with(&format!("Bearer {}", basic("ann:correct horse"))),
-        // Who is not known learns nothing of the rules.
+        // A client without a valid password learns nothing about the rules.
         connect("example.com:443"),
     ] {
         let head = refused(&proxy, &request, 407, line, "auth").await;

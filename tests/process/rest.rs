@@ -1,4 +1,4 @@
-//! What a daemon does while nobody wants anything: next to nothing.
+//! An idle daemon rarely wakes up.
 
 use super::*;
 use tokio::io::AsyncReadExt;
@@ -36,7 +36,7 @@ async fn nothing_keeps_it_awake_once_its_clients_are_gone() {
     let daemon = Launch::in_front_of(&origin).env("TLS_WAIT_TIME", "1").start().await;
     assert_body(&daemon.fetch("fw.bin").await, &wanted);
     let rests = rests_in_two_seconds(&daemon).await;
-    // Some threads look after things once a second; Pingora's clock would make that 200.
+    // Some threads wake up once a second. Pingora's clock would raise the count to 200.
     assert!(rests < 100, "woken {rests} times in 2 s");
 }
 

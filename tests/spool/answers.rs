@@ -84,7 +84,7 @@ async fn an_origin_that_ignores_ranges_is_spooled_all_the_same() {
     assert_eq!(origin.requests().len(), 3, "two checks and a fill");
 }
 
-/// Each goes direct, whole, and leaves nothing behind.
+/// Each response goes direct, arrives complete, and nothing is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_stored_goes_direct() {
     const LENGTH: usize = 50_000;

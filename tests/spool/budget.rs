@@ -1,4 +1,4 @@
-//! The budget: what is too large, what gives way, what stays.
+//! The budget: which objects are too large, which are evicted, and which stay.
 
 use super::*;
 
@@ -30,7 +30,7 @@ async fn what_is_too_large_goes_direct_and_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_least_recently_used_gives_way_and_what_is_read_stays() {
+async fn the_least_recently_used_is_evicted_and_what_is_read_stays() {
     let setup = Setup::new().set("DRIPLINE__SPOOL__MAX_BYTES", "1MiB").drip(4096, "0");
     let world = setup.start(&[]).await;
     let body = with_objects(&world, &["a", "b", "c", "d"], 400 * KIB).await;

@@ -1,4 +1,4 @@
-//! What breaks between dripline and S3 while a fill runs is none of the readers' business.
+//! Faults between dripline and S3 during a fill do not reach the readers.
 
 use super::relay::Fault;
 use super::*;

@@ -1,4 +1,4 @@
-//! What may not touch the spool leaves no trace in it, and gets nothing out of it.
+//! Requests that must bypass the spool neither store anything in it nor read from it.
 
 use super::*;
 

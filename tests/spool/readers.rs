@@ -1,4 +1,4 @@
-//! Readers come and go; the fill is nobody's in particular.
+//! Readers join and leave. A fill does not depend on the reader that started it.
 
 use super::*;
 
@@ -88,7 +88,7 @@ async fn a_reader_that_leaves_while_the_fill_stalls_is_noticed_at_once() {
     }
 }
 
-/// However little S3 has sent, whoever waits for it gets it, and not only with what comes next.
+/// A waiting reader gets the bytes that S3 has sent at once, not only when more arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_before_a_stall_is_served_during_it() {
     let body = pattern(MIB);

@@ -1,4 +1,4 @@
-//! One read of S3 feeds everybody who is authorised, and nobody else.
+//! One read of S3 serves every authorised client, and no other client gets a byte.
 
 use super::*;
 
@@ -39,9 +39,9 @@ async fn a_cold_key_is_read_once_however_many_ask_and_nobody_unauthorised_gets_a
     .await;
 }
 
-/// The fill takes about two seconds, and all the while strangers ask, and authorised clients join.
+/// The fill takes about two seconds. Meanwhile unauthorised clients ask and authorised clients join.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_while_the_fill_runs_is_judged_like_everybody_else() {
+async fn requests_during_a_fill_are_authorised_like_all_others() {
     let body = pattern(2 * MIB + 5);
     let world = Setup::new().relayed().start(&body).await;
     world.relay().throttle(MIB);
@@ -92,7 +92,7 @@ async fn over_tls_two_hundred_kilobytes_come_as_records_of_the_configured_size()
     assert_eq!(world.full_gets(), 1);
 }
 
-/// A drip may take a day; S3 is done with it in seconds.
+/// A drip may take a day. The read of S3 ends within seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_connection_to_s3_is_held_while_clients_drip() {
     let body = pattern(400 * KIB);

@@ -1,4 +1,4 @@
-//! An object that changes: nobody gets the bytes of two versions.
+//! An object that changes: no response mixes the bytes of two versions.
 
 use super::relay::Fault;
 use super::*;
@@ -80,7 +80,7 @@ async fn replaced_during_a_fill_both_versions_go_on_beside_each_other() {
 
 /// Every 40 ms another version, every 100 ms a cut, and readers all the time.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_changes_nobody_gets_a_mixture() {
+async fn no_response_mixes_versions_under_constant_change() {
     let versions: Vec<Vec<u8>> = (0..8_u8)
         .map(|n| pattern(300 * KIB).iter().map(|byte| byte.wrapping_add(n * 31)).collect())
         .collect();

@@ -128,8 +128,8 @@ impl FaultOrigin {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Answers that are over: written to their end with what a plan has follow them, or given up
-    /// because the client has gone.
+    /// Responses that have ended: written completely, with whatever the plan appends, or abandoned
+    /// because the client has closed.
     pub fn answers(&self) -> usize {
         self.shared.answered.load(Ordering::SeqCst)
     }
@@ -155,7 +155,7 @@ impl FaultOrigin {
 impl Drop for FaultOrigin {
     fn drop(&mut self) {
         if let Some(accepting) = &self.accepting {
-            // Its connections are in a JoinSet of its own and go with it.
+            // The JoinSet belongs to this task: dropping it ends the connections.
             accepting.abort();
         }
     }

@@ -24,7 +24,7 @@ pub struct Line {
 }
 
 impl Hand {
-    /// Treats one connection after the other as `serve` says, and closes it then.
+    /// Serves connections one after the other with `serve`, and closes each afterwards.
     pub async fn start<F, R>(serve: F) -> Self
     where
         F: Fn(Line) -> R + Send + 'static,
@@ -67,7 +67,7 @@ impl Drop for Hand {
 }
 
 impl Line {
-    /// Reads until what came ends with that.
+    /// Reads until the received bytes end with that.
     pub async fn until(&mut self, end: &[u8]) {
         while !self.read.lock().unwrap().ends_with(end) {
             match self.stream.read_u8().await {

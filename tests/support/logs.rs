@@ -25,7 +25,7 @@ pub fn lines() -> Vec<String> {
 struct Capture;
 
 impl Log for Capture {
-    /// What any setting short of debugging other people's crates would show.
+    /// The lines that are visible unless debug output of dependencies is enabled.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::Level::Info || metadata.target().starts_with("dripline")
     }

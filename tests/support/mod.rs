@@ -34,13 +34,13 @@ pub struct Dripline {
     pub state: ProcessState,
     /// What the TLS listener shows, PEM, unless the configuration names files.
     pub cert: Vec<u8>,
-    /// To be raised for certificates to be read again.
+    /// Signals the server to read the certificates again.
     pub reload: watch::Sender<u64>,
     stop: Option<oneshot::Sender<Stop>>,
     served: Option<JoinHandle<std::io::Result<usize>>>,
 }
 
-/// A dripline that is not started yet.
+/// Collects the configuration of a dripline and starts it.
 pub struct Builder {
     identity: Option<Identity>,
     env: Vec<(String, String)>,
@@ -101,7 +101,7 @@ impl Builder {
         self
     }
 
-    /// With a spool of 1 GiB in that directory; without, everything goes direct.
+    /// Enables a spool of 1 GiB in that directory. Without a spool every request goes direct.
     pub fn spool(self, dir: &std::path::Path) -> Self {
         self.set("DRIPLINE__SPOOL__MAX_BYTES", "1GiB")
             .set("DRIPLINE__SPOOL__DIR", dir.to_str().unwrap())
@@ -117,7 +117,7 @@ impl Builder {
         self.set("DRIPLINE__DRIP__WAIT", wait)
     }
 
-    /// What the TLS listener proves itself with; a P-256 certificate of its own by default.
+    /// The TLS listener's identity. The default is a new P-256 certificate.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
@@ -130,7 +130,7 @@ impl Builder {
         self.set("DRIPLINE__SHAPING__CLASSES", &all)
     }
 
-    /// What it is configured to do.
+    /// The configuration.
     pub fn config(&self) -> Config {
         let sources = Sources { env: self.env.clone(), ..Sources::default() };
         Config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"))
@@ -170,9 +170,9 @@ impl Builder {
     }
 }
 
-/// The value of a metric in the text of /metrics, named with its labels. What has not happened yet is not
-/// listed and is 0; but a name that dripline does not register fails, for a test that waits for 0 would
-/// never notice it.
+/// The value of a metric in the text of /metrics, named with its labels. An event
+/// that has not happened is not listed and counts as 0. A name that dripline does not register is an
+/// error: otherwise a test that expects 0 could not fail.
 pub fn metric(text: &str, name: &str) -> u64 {
     if let Some(value) = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
         return value.parse().unwrap();

@@ -21,7 +21,7 @@ pub enum Kind {
     Rsa,
 }
 
-/// Who issues certificates.
+/// An authority that issues certificates.
 pub struct Authority {
     kind: Kind,
     key: PKey<Private>,

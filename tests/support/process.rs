@@ -61,7 +61,7 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| panic!("no exit code: {status}"))
 }
 
-/// A daemon that is not started yet.
+/// Collects the arguments and the environment of a daemon and starts it.
 pub struct Launch {
     program: std::path::PathBuf,
     args: Vec<String>,
@@ -84,7 +84,7 @@ impl Launch {
             .env("S3_BUCKET", &origin.options().bucket)
             // One for all: daemons share a directory.
             .env("DRIPLINE__SPOOL__DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/spool"))
-            // The machine's own daemon is none of a test's business.
+            // A test must not reach a daemon that is installed on this machine.
             .env("DRIPLINE__SERVER__UPGRADE_SOCK", "off")
             .env("TLS_WAIT_TIME", "0")
     }
@@ -102,7 +102,7 @@ impl Launch {
         self
     }
 
-    /// Takes a variable away.
+    /// Removes a variable.
     pub fn without(mut self, name: &str) -> Self {
         self.env.retain(|(known, _)| known != name);
         self
@@ -218,7 +218,7 @@ impl Daemon {
                 return found;
             }
             let log = || self.lines().join("\n");
-            // Nothing comes any more when the reader has met the end of the daemon's stderr.
+            // After the end of the daemon's stderr no further line can come.
             assert!(!self.reader.is_finished(), "the daemon is gone without {part:?}:\n{}", log());
             assert!(start.elapsed() < LIMIT, "no {part:?} in the log:\n{}", log());
             tokio::time::sleep(POLL).await;
@@ -254,7 +254,7 @@ impl Daemon {
         code(within(limit, "the daemon's end", self.child.wait()).await.unwrap())
     }
 
-    /// Whether it has not ended.
+    /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -268,7 +268,7 @@ impl Daemon {
     }
 }
 
-/// What `future` comes to, which must be within `limit`.
+/// The output of `future`, which must be ready within `limit`.
 pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(limit, future).await;
     done.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))

@@ -1,8 +1,8 @@
-//! A TCP relay between dripline and its origin that does what networks do: it is slow, it hangs, it
-//! cuts.
+//! A TCP relay between dripline and its origin that imitates a bad network: it can be slow, stall and
+//! cut connections.
 //!
-//! Only bulk connections are harmed, those whose client asks for the connection to be closed after
-//! the answer, as whoever fetches a whole object does; short questions pass as they are.
+//! Faults affect only bulk connections: those whose request asks for the connection to be closed after
+//! the response, as requests for whole objects do. Short requests pass unchanged.
 //!
 //! Invariants: what passes is unchanged and in order; a connection that either side closes is closed
 //! on the other side at once.
@@ -32,7 +32,7 @@ pub enum Fault {
     Reset,
     /// A FIN in the middle of the body.
     Truncate,
-    /// Not a byte more, and no end.
+    /// The connection stays open, but no further byte is passed on.
     Stall,
 }
 
@@ -53,7 +53,7 @@ struct Shared {
     passed: AtomicU64,
     /// Bulk bytes that may pass in all.
     gate: watch::Sender<u64>,
-    /// Raised for every cut that hits whatever is open.
+    /// Signals a cut of every open bulk connection.
     cuts: watch::Sender<Option<Fault>>,
     /// After how many further bulk bytes which fault comes.
     planned: Mutex<VecDeque<(u64, Fault)>>,
@@ -107,7 +107,7 @@ impl Relay {
         self.shared.planned.lock().unwrap().len()
     }
 
-    /// Harms every bulk connection that is open.
+    /// Applies a fault to every open bulk connection.
     pub fn cut(&self, fault: Fault) {
         self.shared.cuts.send_replace(Some(fault));
     }
@@ -226,7 +226,7 @@ async fn down(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, bulk: &Bulk) {
         Fault::Truncate => {
             let _ = to.shutdown().await;
         }
-        // Until the client has had enough.
+        // Until the client closes.
         Fault::Stall => std::future::pending().await,
     }
 }

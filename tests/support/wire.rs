@@ -39,7 +39,7 @@ fn overhead(version: SslVersion) -> usize {
 /// What was read, piece by piece, and when.
 type Seen = Arc<Mutex<Vec<(Instant, Vec<u8>)>>>;
 
-/// What a client offers, and whom it trusts.
+/// What a client offers, and which certificates it trusts.
 #[derive(Clone, Copy)]
 pub struct Offer<'a> {
     /// The oldest and the newest version.
@@ -52,7 +52,7 @@ pub struct Offer<'a> {
     pub ciphers: &'a str,
     /// The code of a max_fragment_length, 1 to 4.
     pub max_fragment_length: Option<u8>,
-    /// Certificates to trust, PEM; without, whatever the server shows.
+    /// Certificates to trust, PEM. Without them any server certificate is accepted.
     pub trust: Option<&'a [u8]>,
     /// The address it comes from.
     pub from: Option<IpAddr>,
@@ -61,7 +61,8 @@ pub struct Offer<'a> {
 }
 
 impl Default for Offer<'_> {
-    /// Both versions, no name, no wishes, no questions asked.
+    /// Offers both versions, sends no server name and no extension about record sizes, and accepts any
+    /// certificate.
     fn default() -> Self {
         Self {
             versions: (SslVersion::TLS1_2, SslVersion::TLS1_3),
