@@ -42,7 +42,7 @@ pub fn family(pid: u32) -> Vec<u32> {
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
         let children = match children {
             Ok(children) => children,
-            // A process that is gone has no children. Of one that runs they must be known.
+            // A process that is gone has no children. Those of a running one have to be known.
             Err(e) => {
                 let runs = fs::exists(format!("/proc/{parent}/task")).unwrap_or(true);
                 assert!(!runs, "the children of process {parent} cannot be read: {e}");
