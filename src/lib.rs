@@ -48,21 +48,27 @@
 //!
 //! # Where new things go
 //!
-//! - A page that shows running transfers gets its list from [`transfers::Live::running`]; a path of the
-//!   [`admin`] listener would serve it.
-//! - The rate limits of a class are the variants of `Source` in `shape::ceiling`. Another kind of limit,
-//!   such as a scavenger's or a lease's, is another variant.
+//! - A page that shows running transfers gets its list from [`transfers::Live::running`]. The process's
+//!   list is `ProcessState::transfers` (`src/proxy/state.rs`). [`admin`] does not hold it yet: give it to
+//!   `Admin::new`, which `src/server.rs` calls, and add a path there.
+//! - What limits a class's rate is a list of `Source`s (`src/shape/ceiling.rs`); the lowest rate is in
+//!   force. A scavenger's ceiling, or a lease's, is another variant of `Source`.
 //! - A request to S3 is authenticated as its [`s3::outgoing::Authority`] says. If dripline is to sign
-//!   requests itself, that is another variant.
-//! - What becomes of a request is decided in [`proxy::plan`].
-//! - [`http1`] serves HTTP/1.1 to devices. The forward proxy reads its requests' heads with it as well
-//!   ([`http1::head`]).
-//! - The size of a record is computed in [`tls::record`] and applied by [`tls::listener`] and
-//!   [`drip::stream`]. It is configured as `drip.chunk_size` and in profiles. `tests/records.rs` tests the
-//!   configured size, `tests/profiles.rs` the limits that clients ask for.
+//!   requests itself, that is another variant, which `Upstream::authority` in `src/s3/upstream.rs` chooses.
+//! - What becomes of a request is decided in [`proxy::plan`], which `request_filter` in `src/proxy.rs`
+//!   calls once.
+//! - Heads of HTTP/1 requests are read by `read_head` in [`http1::head`], for devices and for the forward
+//!   proxy.
+//! - The largest record is decided by `Offer::limit` in [`tls::record`]: the smaller of the configured
+//!   size and what the client asks for. [`tls::listener`] applies it to the handshake,
+//!   `src/proxy/delivery.rs` to each response, and [`drip::stream`] cuts the body. The size is configured
+//!   as `drip.chunk_size` and as `chunk_size` of a profile. `tests/records.rs` tests the configured size,
+//!   `tests/profiles.rs` what clients ask for, `tests/devices.rs` real stacks.
 //! - A configuration key is added as [`config`] describes.
-//! - The schedule is called by [`drip::stream`] alone.
-//! - A metric is a field and a line in its domain's file of [`metrics`].
+//! - The schedule is called by [`drip::stream`] alone: `begin` when a response is armed, `next` in
+//!   `poll_due` (`src/drip/stream/waits.rs`), `sent` in `poll_record` (`src/drip/stream/body.rs`).
+//! - A metric is a field of its domain's struct, and a line in that struct's `register`, in the domain's
+//!   file of [`metrics`].
 //!
 //! # The map
 //!

@@ -12,8 +12,8 @@
 //!   a safe share from then on. Its shell talks to the others.
 //! - a quota: a low rate once a class has moved its bytes of the month; a pause: a rate until it ends.
 //!
-//! Such a shell hands its result to the [`Shaper`](super::Shaper), which asks every source again and
-//! applies what they say, as it does for a reload.
+//! No method takes such a result yet. A new one of [`Shaper`](super::Shaper) would keep it beside the
+//! settings, since new settings make [`Ceilings`] anew, and apply what the sources say, as for a reload.
 //!
 //! Pure: time is a parameter. This file must not know the tree, or how a rate was found.
 
