@@ -219,7 +219,8 @@ impl ProxyHttp for DripProxy {
         if !reused {
             return Ok(());
         }
-        // SAFETY: Pingora calls this while it holds the connection, so the descriptor is open meanwhile.
+        // SAFETY: it is not -1, and Pingora calls this while it holds the connection, so the descriptor is
+        // open meanwhile.
         #[expect(unsafe_code, reason = "Pingora shows a connection's socket as a number alone")]
         let socket = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
         if socket.is_some_and(is_quiet) {

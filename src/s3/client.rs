@@ -118,11 +118,14 @@ impl Client {
     }
 }
 
-/// Whether nothing has come on a pooled connection.
+/// Whether nothing has come on a pooled connection. False if it shows no descriptor (-1).
 #[expect(unsafe_code, reason = "Pingora shows a session's socket as a number alone")]
 fn is_quiet_session(session: &HttpSession) -> bool {
-    // SAFETY: the session owns its connection, so the descriptor stays open while it is borrowed here.
-    is_quiet(unsafe { BorrowedFd::borrow_raw(session.id()) })
+    let fd = session.id();
+    // SAFETY: it is not -1, and the session owns its connection, so the descriptor stays open while it
+    // is borrowed here.
+    let socket = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
+    socket.is_some_and(is_quiet)
 }
 
 /// S3's response: its head, and a body to be read. Dropping it closes the connection.
