@@ -31,6 +31,9 @@ mod pages {
 0
 Told to stop, or all is well.
 .TP
+1
+The demo failed, or a probed server does not fit.
+.TP
 64
 Wrong command line.
 .TP

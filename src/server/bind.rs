@@ -46,8 +46,8 @@ impl Server {
         config: &Config,
         inherited: &mut InheritedSockets,
     ) -> Result<Self, StartError> {
-        // Without `..`, so that a new key does not compile until it is used here or named as used
-        // elsewhere.
+        // Without `..`, so that a new field of the configuration does not compile until it is used here
+        // or named as used elsewhere.
         let Config {
             listen,
             s3,
